@@ -1,0 +1,28 @@
+"""Judging on this machine: threads that wait for the judge's processes, so that the loop never does.
+
+The judge is plain synchronous code whose work happens in its own killable processes; a thread here only waits. How many
+candidates are in the judge's hands at once is `width`; how many of those build, and which one holds the GPU, the judge
+settles itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from evolve.judge import Backend
+from evolve.types import Evaluation, Job
+
+
+class LocalExecutor:
+    def __init__(self, backend: Backend, *, width: int = 1) -> None:
+        self._backend = backend
+        self._pool = ThreadPoolExecutor(max_workers=width, thread_name_prefix="judge")
+
+    async def evaluate(self, job: Job) -> Evaluation:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._backend.evaluate, job)
+
+    def close(self) -> None:
+        """The backend first: its processes die, and the threads that waited for them come back."""
+        self._backend.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,191 @@
+"""The whole search on one page.
+
+A step is one turn: draw a parent, ask a member, read its reply into a candidate, let the judge rule on it, and, if it
+would be the best, have it confirmed. Everything that happens is an event. `_commit` writes it to the journal first and
+only then lets anyone see it, so that population, council and budget are folds over the journal, and resuming a run is
+replaying it: a paid reply is judged after a crash without being asked again, and nothing is judged twice.
+
+Nothing about a candidate may raise out of a step. Whatever breaks the machinery must, and leaves its step pending.
+
+This module knows no third-party package, no GPU and no file: what it works with is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from evolve.errors import MachineryError
+from evolve.seams import Budget, Council, Journal, Observer, Pending, Population
+from evolve.types import (
+    Asked,
+    Attempt,
+    Candidate,
+    Confirmed,
+    Draw,
+    Evaluation,
+    Event,
+    Executor,
+    Job,
+    Judged,
+    Noted,
+    Prompt,
+    Replied,
+    Reply,
+    Verdict,
+)
+
+
+@dataclass(kw_only=True)
+class Search:
+    journal: Journal
+    population: Population
+    council: Council
+    budget: Budget
+    executor: Executor
+    render: Callable[[Draw, str], Prompt]
+    read: Callable[[Reply, Asked, Draw], Candidate | str]  # a candidate, or why there is none
+    secret: str  # of the run: no candidate can foresee its inputs
+    next_step: int
+    replies: int = 1  # calls to members at once
+    in_flight: int = 1  # steps at once; 1 makes a run repeatable to the event
+    watch: Sequence[Observer] = ()
+    stopping: str = ""
+    _waiting: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # steps that wait for a reply
+
+    async def run(self, pending: Iterable[Pending] = ()) -> str:
+        """Search until a budget is spent or `stop` is called; return the sentence that says why it ended."""
+        self._asking = asyncio.Semaphore(self.replies)
+        self._confirming = asyncio.Lock()
+        broken: MachineryError | None = None
+        queue = list(pending)
+        flying: set[asyncio.Task[None]] = set()
+        while True:
+            while len(flying) < self.in_flight and not self.stopping and not broken:
+                if queue:
+                    flying.add(asyncio.create_task(self._finish(queue.pop(0))))
+                elif ended := self.budget.spent():
+                    self.stopping = ended
+                else:
+                    flying.add(self._start())
+            if not flying:
+                break
+            done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = None if task.cancelled() else task.exception()
+                if error is not None and not isinstance(error, MachineryError):
+                    raise error
+                broken = broken or error
+        if broken:
+            raise broken
+        return self.stopping
+
+    def stop(self, why: str) -> list[int]:
+        """Begin no further step and drop those that wait for a reply; what is being judged comes to its end.
+        A dropped step stays in the journal as asked, and resuming asks it again."""
+        self.stopping = self.stopping or why
+        dropped = sorted(self._waiting)
+        for task in self._waiting.values():
+            task.cancel()
+        return dropped
+
+    def _start(self) -> asyncio.Task[None]:
+        step = self.next_step
+        self.next_step += 1
+        draw = self.population.ask(step)
+        member, kind = self.council.choose(draw)
+        asked = Asked(
+            step=step,
+            member=member,
+            prompt=self.render(draw, kind),
+            island=draw.island,
+            parent_id=draw.parent.id if draw.parent else None,
+            inspiration_ids=tuple(i.id for i in draw.inspirations),
+            failure_ids=tuple(f.id for f in draw.failures),
+        )
+        self._commit(asked)
+        return asyncio.create_task(self._step(asked, draw))
+
+    async def _finish(self, begun: Pending) -> None:
+        if begun.attempt:
+            await self._confirm(begun.attempt)
+        elif begun.asked:
+            await self._step(begun.asked, self._redraw(begun.asked), begun.reply)
+
+    async def _step(self, asked: Asked, draw: Draw, reply: Reply | None = None) -> None:
+        if reply is None:
+            reply = await self._reply(asked, draw)
+        if not reply.text.strip():
+            self._rule_out(asked, Verdict.NO_REPLY, f"{reply.member} gave no reply: {reply.finish_reason}.")
+            return
+        candidate = self.read(reply, asked, draw)
+        if isinstance(candidate, str):
+            self._rule_out(asked, Verdict.UNREADABLE, candidate)
+            return
+        attempt = await self._judge(candidate, draw)
+        if attempt.evaluation.beats_incumbent:
+            await self._confirm(attempt)
+
+    async def _reply(self, asked: Asked, draw: Draw) -> Reply:
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting[asked.step] = task
+        try:
+            async with self._asking:
+                reply = await self.council.ask(asked.member, draw, asked.prompt)
+        finally:
+            del self._waiting[asked.step]
+        self._commit(Replied(step=asked.step, reply=reply))
+        return reply
+
+    async def _judge(self, candidate: Candidate, draw: Draw) -> Attempt:
+        evaluation = await self.executor.evaluate(self._job(candidate, draw.parent.evaluation if draw.parent else None))
+        self._commit(Judged(step=candidate.step, candidate=candidate, evaluation=evaluation))
+        return Attempt(candidate=candidate, evaluation=evaluation)
+
+    async def _confirm(self, attempt: Attempt) -> None:
+        """One at a time: the second would-be best has to beat the first, not the one that both of them beat."""
+        async with self._confirming:
+            if not self.population.contends(attempt.evaluation):
+                return
+            job = replace(self._job(attempt.candidate, None), mode="confirm", known={})
+            evaluation = await self.executor.evaluate(job)
+            self._commit(Confirmed(step=attempt.candidate.step, candidate_id=attempt.id, evaluation=evaluation))
+
+    def _job(self, candidate: Candidate, parent: Evaluation | None) -> Job:
+        return Job(
+            candidate=candidate,
+            incumbent=self.population.best,
+            parent=parent,
+            known=self.population.known,
+            random_seeds=seeds_of(self.secret, candidate.id),
+        )
+
+    def _rule_out(self, asked: Asked, verdict: Verdict, feedback: str) -> None:
+        evaluation = Evaluation(verdict=verdict, feedback=feedback, stage="reply")
+        self._commit(Judged(step=asked.step, evaluation=evaluation))
+
+    def _redraw(self, asked: Asked) -> Draw:
+        """The draw as it was when the step was asked: the journal remembers what the population may have forgotten."""
+        return Draw(
+            step=asked.step,
+            island=asked.island,
+            parent=self.journal.attempt(asked.parent_id) if asked.parent_id else None,
+            inspirations=tuple(self.journal.attempt(i) for i in asked.inspiration_ids),
+            failures=tuple(self.journal.attempt(f) for f in asked.failure_ids),
+        )
+
+    def _commit(self, event: Event) -> None:
+        self.journal.append(event)
+        for observer in (self.population, self.council, self.budget, *self.watch):
+            observer.observe(event)
+        for sentence in self.council.warnings() if isinstance(event, Judged) else ():
+            self._commit(Noted(what="warning", text=sentence, step=event.step))
+
+
+def seeds_of(secret: str, name: str, count: int = 3) -> tuple[int, ...]:
+    """Random seeds that no prompt, candidate or jail can know: they derive from the run's secret."""
+    digest = hashlib.sha256(f"{secret}/{name}".encode()).digest()
+    return tuple(int.from_bytes(digest[4 * i : 4 * i + 4], "big") >> 1 for i in range(count))
