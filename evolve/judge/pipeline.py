@@ -1,0 +1,186 @@
+"""The way of a candidate through the judge, in order, on either backend.
+
+screen → lower → gate → build → check → tune → time, stopping at the first failure, whose text becomes feedback. Both
+backends run the same stages up to the build; they differ in the `Device` that checks and times. This file knows the
+order, the clock and the evidence; what a stage holds against a candidate stands in the file of its name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from evolve.judge.build import Builder
+from evolve.judge.gate import gate
+from evolve.judge.jail import Jail
+from evolve.judge.lower import lower
+from evolve.judge.screen import screen
+from evolve.judge.stages import Built, Gated, Point, Ruling, Screened, Target
+from evolve.judge.verdicts import duplicate_of
+from evolve.problem import Problem, Variant
+from evolve.types import Evaluation, Job, Json, Measurement, Scalar, Verdict, Workload
+
+# What a failed held-out workload tells the council: which one, and how it failed, would teach it the hidden sizes.
+HELD_OUT = "It fails on a workload that is not shown. Make it right for every size, layout and alignment it can be called with."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A candidate that is built, with all that the device needs to check and time it."""
+
+    job: Job
+    screened: Screened
+    gated: Gated
+    built: Built
+    parameters: Mapping[str, Mapping[str, Scalar]]  # by workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    errors: Mapping[str, float]
+    evidence: Mapping[str, Json]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    measurements: tuple[Measurement, ...]
+    beats_incumbent: bool
+    feedback: str = ""
+    traits: Mapping[str, Scalar] = field(default_factory=dict)
+    evidence: Mapping[str, Json] = field(default_factory=dict)
+
+
+class Device(Protocol):
+    """Where built kernels are checked and timed. Both may raise `Ruling`."""
+
+    @property
+    def ranking_key(self) -> str: ...
+
+    def check(self, ready: Ready) -> Checked: ...
+
+    def time(self, ready: Ready) -> Timed: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What is known of a candidate so far; it becomes the evaluation, whatever the verdict."""
+
+    evidence: dict[str, Json] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+@dataclass(kw_only=True)
+class Pipeline:
+    problem: Problem
+    variant: Variant
+    target: Target
+    jail: Jail
+    builder: Builder
+    device: Device
+    environment: Mapping[str, Json] = field(default_factory=dict)  # versions and protections, part of the evidence
+
+    def evaluate(self, job: Job) -> Evaluation:
+        record = Record()
+        try:
+            return self._judge(job, record)
+        except Ruling as ruling:
+            hidden = job.mode == "confirm" and ruling.stage in ("check", "time")
+            return Evaluation(
+                verdict=ruling.verdict,
+                feedback=HELD_OUT if hidden else ruling.feedback,
+                stage=ruling.stage,
+                errors=ruling.errors or record.errors,
+                evidence={**record.evidence, **ruling.evidence, "ruling": ruling.feedback},
+                digests=tuple(record.digests),
+                ranking_key=self.device.ranking_key,
+                seconds=record.seconds,
+            )
+
+    def _judge(self, job: Job, record: Record) -> Evaluation:
+        ready = self.prepare(job, record)
+        with record.stage("check"):
+            checked = self.device.check(ready)
+        record.errors = checked.errors
+        record.evidence["check"] = checked.evidence
+        with record.stage("time"):
+            timed = self.device.time(ready)
+        record.evidence["time"] = timed.evidence
+        return Evaluation(
+            verdict=Verdict.PASSED,
+            feedback=timed.feedback,
+            stage="confirm" if job.mode == "confirm" else "time",
+            measurements=timed.measurements,
+            traits=timed.traits,
+            errors=checked.errors,
+            evidence=record.evidence,
+            digests=tuple(record.digests),
+            ranking_key=self.device.ranking_key,
+            seconds=record.seconds,
+            beats_incumbent=timed.beats_incumbent,
+        )
+
+    def prepare(self, job: Job, record: Record) -> Ready:
+        """Everything that needs no device: screen, lower, gate, build. Each new digest may find a twin."""
+        record.evidence["environment"] = self.environment
+        with record.stage("screen"):
+            screened = screen(job.candidate.source, entry=self.problem.entry)
+            self._dedupe(f"ast:{screened.digest}", "screen", job, record)
+        points = [Point(workload=w, parameters=screened.defaults) for w in self._workloads(job)]
+        with record.stage("lower"):
+            raw = lower(self.jail, screened, self.problem, points, self.target, shuffle_seed=_shuffle(job))
+        with record.stage("gate"):
+            gated = gate(raw, screened=screened, problem=self.problem, points=points, target=self.target)
+            record.evidence["plan"] = gated.digest
+            record.evidence["certificate"] = gated.certificate
+            self._dedupe(f"plan:{gated.digest}", "gate", job, record)
+        with record.stage("build"):
+            built = self.builder.build(gated.lowered)
+            self._dedupe(f"sass:{built.digest(gated.lowered.plans)}", "build", job, record)
+        return Ready(
+            job=job,
+            screened=screened,
+            gated=gated,
+            built=built,
+            parameters={p.workload.name: p.parameters for p in points},
+        )
+
+    def _workloads(self, job: Job) -> tuple[Workload, ...]:
+        roles = ("check", "time", "held_out") if job.mode == "confirm" else ("check", "time")
+        return tuple(w for role in roles for w in self.problem.of_role(role, self.variant))  # type: ignore[arg-type]
+
+    def _dedupe(self, digest: str, stage: str, job: Job, record: Record) -> None:
+        record.digests.append(digest)
+        twin = duplicate_of([digest], job)
+        if twin:
+            same = {"screen": "source", "gate": "launch plan", "build": "machine code"}[stage]
+            raise Ruling(
+                Verdict.DUPLICATE,
+                f"same {same} as {twin}: the change took no effect. Change what the compiler sees, not how it is written.",
+                stage=stage,
+            )
+
+    def close(self) -> None:
+        for part in (self.device, self.builder, self.jail):
+            part.close()
+
+
+def _shuffle(job: Job) -> int:
+    return job.random_seeds[0] if job.random_seeds else 0
+
+
+Calibrate = Callable[[str], Mapping[str, Json]]
