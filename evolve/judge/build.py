@@ -1,0 +1,237 @@
+"""TTIR text to machine code, in trusted processes that import no candidate and see no GPU.
+
+`Builder.build` takes what the gate let through and gives every distinct kernel of its plans, from its own cache or
+from a compiler that is killed when it hangs. The cache (0700, written by nobody else) is keyed by the TTIR text, the
+options, the chip and the triton version; GPU processes read it through `load`, where a miss is a fault of the
+machinery and never a compile. It does not judge speed: spills and slow instructions are traits, not errors.
+
+    <cache>/kernels/<key>/     kernel.cubin, kernel.json (triton's), kernel.ptx, kernel.ttgir, done.json (ours)
+    <cache>/launchers/         the C stubs that a launch needs: TRITON_CACHE_DIR of GPU processes
+    <cache>/staging/<pid>-*/   orders being worked on
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+from evolve.errors import MachineryError
+from evolve.judge import buildworker
+from evolve.judge.builderrors import explain
+from evolve.judge.buildserver import Server, text_of
+from evolve.judge.plan import Launch, Lowered
+from evolve.judge.stages import Binary, Built, Ruling, Target
+from evolve.types import Verdict
+
+Key: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]  # (ttir digest, options) of a launch
+
+TENSOR_MEMORY_COLUMNS = 512
+
+
+class Builder:
+    """Compiles in up to `workers` processes at once, each killed after `timeout` seconds. May be shared by threads."""
+
+    def __init__(self, *, cache: Path, target: Target, workers: int, timeout: float) -> None:
+        self.cache, self.target, self.timeout = cache, target, timeout
+        _private(cache)
+        for name in ("kernels", "launchers", "staging"):
+            (cache / name).mkdir(mode=0o700, exist_ok=True)
+        _sweep(cache / "staging")
+        self._triton = version("triton")
+        self._under_way: dict[str, Future[Binary | Ruling]] = {}
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="build")
+        self._server = Server(_folder(cache), target)
+        self._prepared: set[str] = set()
+        self.notes: list[str] = []  # what could not be prepared or read here, for the evidence
+
+    def build(self, lowered: Lowered) -> Built:
+        """Every distinct kernel, or the `Ruling` of the first launch in plan order that does not build."""
+        started = time.monotonic()
+        each = self.build_each(lowered)
+        for made in each.values():
+            if isinstance(made, Ruling):
+                raise made
+        binaries = {key: made for key, made in each.items() if isinstance(made, Binary)}
+        return Built(binaries=binaries, seconds=time.monotonic() - started)
+
+    def build_each(self, lowered: Lowered) -> Mapping[Key, Binary | Ruling]:
+        """The same without raising: the tuner's points fail one by one."""
+        launches: dict[Key, Launch] = {}
+        for plan in lowered.plans:
+            for launch in plan.launches:
+                launches.setdefault((launch.ttir, launch.options), launch)
+        orders = {key: self._order(launch, lowered.modules[launch.ttir]) for key, launch in launches.items()}
+        made = {key: order.result() for key, order in orders.items()}
+        if self.target.backend == "cuda":
+            for plan in lowered.plans:
+                for launch in plan.launches:
+                    self._prepare(launch, made[launch.ttir, launch.options])
+        return made
+
+    def close(self) -> None:
+        """Leaves no process behind; may be called twice."""
+        self._server.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _order(self, launch: Launch, text: str) -> Future[Binary | Ruling]:
+        """A finished future on a hit; else one compile for all who ask for the same key."""
+        key = self.key(text, launch.options)
+        with self._lock:
+            if key not in self._under_way:
+                future = self._threads.submit(self._make, key, launch, text)
+                self._under_way[key] = future
+                future.add_done_callback(lambda _: self._under_way.pop(key, None))
+                return future
+            return self._under_way[key]
+
+    def key(self, text: str, options: Sequence[tuple[str, int]]) -> str:
+        facts = [self.target.backend, self.target.arch, self._triton, sorted(options)]
+        return hashlib.sha256(f"{json.dumps(facts)}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+    def _make(self, key: str, launch: Launch, text: str) -> Binary | Ruling:
+        home = self.cache / "kernels" / key
+        if not (home / buildworker.DONE).is_file():
+            folder = _folder(self.cache)
+            try:
+                ended = self._compile(folder, launch, text)
+                if ended is not None:
+                    return ended
+                _settle(folder, home)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        return self._fits(self._read(key, home), home)
+
+    def _compile(self, folder: Path, launch: Launch, text: str) -> Ruling | None:
+        """None where it built; the order's folder then holds the result."""
+        (folder / "kernel.ttir").writetext_of(text, encoding="utf-8", errors="surrogatepass")
+        order = {"what": "kernel", "folder": str(folder), "options": launch.options, "timeout": self.timeout}
+        ended = self._server.run(order)
+        if not ended["late"] and ended["code"] == 0 and (folder / buildworker.DONE).is_file():
+            return None
+        log = text_of(folder / "stderr.txt")  # stdout holds the whole listing of what an assembler refused
+        return explain(
+            kernel=launch.kernel,
+            log=log.replace(f"{folder}/", ""),
+            limit=self.timeout if ended["late"] else None,
+            code=ended["code"],
+            ttir=text,
+        )
+
+    def _read(self, key: str, home: Path) -> Binary:
+        done = json.loads(text_of(home / buildworker.DONE))
+        self.notes += [note for note in done["notes"] if note not in self.notes]
+        return Binary(
+            key=key,
+            path=str(home),
+            name=done["name"],
+            sass=done["sass"],
+            registers=done["registers"],
+            spills_bytes=done["spills_bytes"],
+            shared_bytes=done["shared_bytes"],
+            threads=done["threads"],
+            instructions=done["instructions"],
+            log="\n".join(line for line in text_of(home / "stdout.txt").splitlines() if "Potential" in line),
+        )
+
+    def _fits(self, binary: Binary, home: Path) -> Binary | Ruling:
+        """What triton leaves to the moment of the launch: whether a block fits on the chip at all."""
+        target, needs = self.target, ""
+        columns = json.loads(text_of(home / buildworker.DONE))["tensor_memory"]
+        if binary.shared_bytes > target.shared_bytes:
+            needs = (
+                f"needs {binary.shared_bytes} B of shared memory, {target.name} has {target.shared_bytes}: "
+                "fewer stages or smaller tiles"
+            )
+        elif columns > TENSOR_MEMORY_COLUMNS:
+            needs = (
+                f"needs {columns} columns of tensor memory, {target.name} has {TENSOR_MEMORY_COLUMNS}: smaller tiles"
+            )
+        elif binary.threads > 1024:
+            needs = f"needs {binary.threads} threads in a block, {target.name} takes 1024: fewer warps"
+        if not needs:
+            return binary
+        return Ruling(Verdict.BUILD_ERROR, f"{binary.name} {needs}.", stage="build", evidence={"kernel": binary.name})
+
+    def _prepare(self, launch: Launch, made: Binary | Ruling) -> None:
+        """The launch's C stub, where libcuda is there to link against; its lack is noted, once."""
+        types = [kind for _, kind in launch.signature if kind != "constexpr"]
+        if isinstance(made, Ruling):
+            return
+        meta = json.loads(text_of(Path(made.path) / buildworker.DONE))["tensordesc_meta"]
+        name = json.dumps([types, meta])
+        if name in self._prepared:
+            return
+        self._prepared.add(name)
+        folder = _folder(self.cache)
+        order = {"what": "launcher", "folder": str(folder), "timeout": self.timeout, "signature": types}
+        ended = self._server.run({**order, "tensordesc_meta": meta, "cache": str(self.cache / "launchers")})
+        if ended["code"] != 0 and not any("launch stub" in note for note in self.notes):
+            last = (text_of(folder / "stderr.txt").strip().splitlines() or ["killed"])[-1]
+            self.notes.append(f"no launch stub was prepared: {last}")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def load(binary: Binary, launch: Launch) -> Any:
+    """The kernel, ready for `loaded[(x, y, z)](*arguments)` in a GPU process; arguments are the launch's, in order.
+
+    Compiles nothing: a file that is missing or was changed is a fault of the machinery. The process must have
+    TRITON_CACHE_DIR set to the builder's `launchers` folder before triton is imported."""
+    from triton.compiler.compiler import CompiledKernel
+
+    home = Path(binary.path)
+    done = json.loads(text_of(home / buildworker.DONE) or "{}")
+    for name, digest in done.get("files", {"kernel": ""}).items():
+        content = (home / name).read_bytes() if (home / name).is_file() else b""
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise MachineryError(f"{home / name} is missing or was changed since {binary.name} was built; build again.")
+    types = [kind for _, kind in launch.signature if kind != "constexpr"]
+    # An IRSource gives descriptors a type that the launcher cannot parse; the plan has the right one.
+    source = SimpleNamespace(signature=dict(enumerate(types)), constants={})
+    return CompiledKernel(source, {name: str(home / name) for name in done["files"]}, binary.key)
+
+
+def _private(cache: Path) -> None:
+    """Code in here is loaded beside the GPU, so nobody else may be able to put any there."""
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = cache.lstat()
+    if stat.S_ISLNK(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        raise MachineryError(
+            f"{cache} is a link, another user's, or open to others; the build cache must be a folder that only you can "
+            f"enter: remove it, or `chmod 700 {cache}` if you trust what is in it."
+        )
+
+
+def _folder(cache: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=cache / "staging"))
+
+
+def _sweep(staging: Path) -> None:
+    """Orders of builders that are gone."""
+    for folder in staging.iterdir():
+        owner = folder.name.split("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settle(folder: Path, home: Path) -> None:
+    """One rename makes a kernel appear whole. Another builder's, come first, is as good as ours."""
+    for rest in ("tmp", "triton"):
+        shutil.rmtree(folder / rest, ignore_errors=True)
+    try:
+        folder.rename(home)
+    except OSError:
+        if not (home / buildworker.DONE).is_file():
+            raise
