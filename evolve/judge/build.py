@@ -116,7 +116,7 @@ class Builder:
 
     def _compile(self, folder: Path, launch: Launch, text: str) -> Ruling | None:
         """None where it built; the order's folder then holds the result."""
-        (folder / "kernel.ttir").writetext_of(text, encoding="utf-8", errors="surrogatepass")
+        (folder / "kernel.ttir").write_text(text, encoding="utf-8", errors="surrogatepass")
         order = {"what": "kernel", "folder": str(folder), "options": launch.options, "timeout": self.timeout}
         ended = self._server.run(order)
         if not ended["late"] and ended["code"] == 0 and (folder / buildworker.DONE).is_file():
