@@ -2,11 +2,10 @@
 
 `Builder.build` takes what the gate let through and gives every distinct kernel of its plans, from its own cache or
 from a compiler that is killed when it hangs. The cache (0700, written by nobody else) is keyed by the TTIR text, the
-options, the chip and the triton version; GPU processes read it through `load`, where a miss is a fault of the
-machinery and never a compile. It does not judge speed: spills and slow instructions are traits, not errors.
+options, the chip and the triton version; GPU processes load from it and never compile. It does not judge speed: spills
+and slow instructions are traits, not errors.
 
-    <cache>/kernels/<key>/     kernel.cubin, kernel.json (triton's), kernel.ptx, kernel.ttgir, done.json (ours)
-    <cache>/launchers/         the C stubs that a launch needs: TRITON_CACHE_DIR of GPU processes
+    <cache>/kernels/<key>/     kernel.ttir, kernel.cubin or .hsaco, kernel.json (triton), .ptx, .ttgir, done.json
     <cache>/staging/<pid>-*/   orders being worked on
 """
 
@@ -24,8 +23,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from evolve.errors import MachineryError
 from evolve.judge import buildworker
@@ -46,7 +44,7 @@ class Builder:
     def __init__(self, *, cache: Path, target: Target, workers: int, timeout: float) -> None:
         self.cache, self.target, self.timeout = cache, target, timeout
         _private(cache)
-        for name in ("kernels", "launchers", "staging"):
+        for name in ("kernels", "staging"):
             (cache / name).mkdir(mode=0o700, exist_ok=True)
         _sweep(cache / "staging")
         self._triton = version("triton")
@@ -54,8 +52,7 @@ class Builder:
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="build")
         self._server = Server(_folder(cache), target)
-        self._prepared: set[str] = set()
-        self.notes: list[str] = []  # what could not be prepared or read here, for the evidence
+        self.notes: list[str] = []  # what could not be read here, for the evidence
 
     def build(self, lowered: Lowered) -> Built:
         """Every distinct kernel, or the `Ruling` of the first launch in plan order that does not build."""
@@ -74,12 +71,7 @@ class Builder:
             for launch in plan.launches:
                 launches.setdefault((launch.ttir, launch.options), launch)
         orders = {key: self._order(launch, lowered.modules[launch.ttir]) for key, launch in launches.items()}
-        made = {key: order.result() for key, order in orders.items()}
-        if self.target.backend == "cuda":
-            for plan in lowered.plans:
-                for launch in plan.launches:
-                    self._prepare(launch, made[launch.ttir, launch.options])
-        return made
+        return {key: order.result() for key, order in orders.items()}
 
     def close(self) -> None:
         """Leaves no process behind; may be called twice."""
@@ -87,7 +79,7 @@ class Builder:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _order(self, launch: Launch, text: str) -> Future[Binary | Ruling]:
-        """A finished future on a hit; else one compile for all who ask for the same key."""
+        """One compile for all who ask for the same key at the same time."""
         key = self.key(text, launch.options)
         with self._lock:
             if key not in self._under_way:
@@ -117,7 +109,7 @@ class Builder:
     def _compile(self, folder: Path, launch: Launch, text: str) -> Ruling | None:
         """None where it built; the order's folder then holds the result."""
         (folder / "kernel.ttir").write_text(text, encoding="utf-8", errors="surrogatepass")
-        order = {"what": "kernel", "folder": str(folder), "options": launch.options, "timeout": self.timeout}
+        order = {"folder": str(folder), "options": launch.options, "timeout": self.timeout}
         ended = self._server.run(order)
         if not ended["late"] and ended["code"] == 0 and (folder / buildworker.DONE).is_file():
             return None
@@ -164,43 +156,6 @@ class Builder:
         if not needs:
             return binary
         return Ruling(Verdict.BUILD_ERROR, f"{binary.name} {needs}.", stage="build", evidence={"kernel": binary.name})
-
-    def _prepare(self, launch: Launch, made: Binary | Ruling) -> None:
-        """The launch's C stub, where libcuda is there to link against; its lack is noted, once."""
-        types = [kind for _, kind in launch.signature if kind != "constexpr"]
-        if isinstance(made, Ruling):
-            return
-        meta = json.loads(text_of(Path(made.path) / buildworker.DONE))["tensordesc_meta"]
-        name = json.dumps([types, meta])
-        if name in self._prepared:
-            return
-        self._prepared.add(name)
-        folder = _folder(self.cache)
-        order = {"what": "launcher", "folder": str(folder), "timeout": self.timeout, "signature": types}
-        ended = self._server.run({**order, "tensordesc_meta": meta, "cache": str(self.cache / "launchers")})
-        if ended["code"] != 0 and not any("launch stub" in note for note in self.notes):
-            last = (text_of(folder / "stderr.txt").strip().splitlines() or ["killed"])[-1]
-            self.notes.append(f"no launch stub was prepared: {last}")
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def load(binary: Binary, launch: Launch) -> Any:
-    """The kernel, ready for `loaded[(x, y, z)](*arguments)` in a GPU process; arguments are the launch's, in order.
-
-    Compiles nothing: a file that is missing or was changed is a fault of the machinery. The process must have
-    TRITON_CACHE_DIR set to the builder's `launchers` folder before triton is imported."""
-    from triton.compiler.compiler import CompiledKernel
-
-    home = Path(binary.path)
-    done = json.loads(text_of(home / buildworker.DONE) or "{}")
-    for name, digest in done.get("files", {"kernel": ""}).items():
-        content = (home / name).read_bytes() if (home / name).is_file() else b""
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise MachineryError(f"{home / name} is missing or was changed since {binary.name} was built; build again.")
-    types = [kind for _, kind in launch.signature if kind != "constexpr"]
-    # An IRSource gives descriptors a type that the launcher cannot parse; the plan has the right one.
-    source = SimpleNamespace(signature=dict(enumerate(types)), constants={})
-    return CompiledKernel(source, {name: str(home / name) for name in done["files"]}, binary.key)
 
 
 def _private(cache: Path) -> None:

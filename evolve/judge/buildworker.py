@@ -135,7 +135,7 @@ def confine(order: dict[str, Any], supervisor: int) -> None:
 
 def compile_order(order: dict[str, Any]) -> None:
     started = time.monotonic()
-    done = launchers(order) if order["what"] == "launcher" else kernel(order)
+    done = kernel(order)
     done["seconds"] = time.monotonic() - started
     sys.stdout.flush()
     Path(DONE).write_text(json.dumps(done), encoding="utf-8")
@@ -165,35 +165,12 @@ def kernel(order: dict[str, Any]) -> dict[str, Any]:
         "shared_bytes": metadata.shared,
         "tensor_memory": getattr(metadata, "tmem_size", 0) or 0,
         "threads": metadata.num_warps * order["target"]["warp_size"],
-        "tensordesc_meta": getattr(metadata, "tensordesc_meta", None),
         "sass": sass.code_digest(binary),
         "registers": found.registers,
         "spills_bytes": found.spills_bytes,
         "instructions": dict(found.instructions),
         "notes": found.notes,
     }
-
-
-def launchers(order: dict[str, Any]) -> dict[str, Any]:
-    """Compile the C that a launch needs, into the cache that GPU processes read. No context is opened by it.
-
-    Up to triton 3.6 every signature has a stub of its own; later ones share one module."""
-    os.environ["TRITON_CACHE_DIR"] = order["cache"]
-    from triton.backends.nvidia import driver as nvidia
-    from triton.runtime.build import compile_module_from_src
-
-    nvidia.CudaUtils()
-    make = getattr(nvidia, "make_launcher", None)
-    if make is not None:
-        source = make({}, dict(enumerate(order["signature"])), order["tensordesc_meta"])
-        compile_module_from_src(
-            src=source,
-            name="__triton_launcher",
-            library_dirs=nvidia.library_dirs(),
-            include_dirs=nvidia.include_dirs,
-            libraries=nvidia.libraries,
-        )
-    return {"own_stub": make is not None}
 
 
 if __name__ == "__main__":
