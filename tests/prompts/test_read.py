@@ -126,7 +126,9 @@ def _draw() -> tuple[Asked, Draw]:
         candidate=Candidate(step=3, source=BASE, member="seed", kind="seed", generation=4),
         evaluation=Evaluation(verdict=Verdict.PASSED, measurements=(measured,)),
     )
-    return Asked(step=9, member="m", prompt=Prompt(system="", user="", kind="diff")), Draw(step=9, island=2, parent=parent)
+    return Asked(step=9, member="m", prompt=Prompt(system="", user="", kind="diff")), Draw(
+        step=9, island=2, parent=parent
+    )
 
 
 def test_a_candidate_knows_where_it_came_from() -> None:
@@ -139,11 +141,18 @@ def test_a_candidate_knows_where_it_came_from() -> None:
     assert candidate.hypothesis == "it helps."
 
 
-pieces = st.sampled_from(
-    ["<<<<<<< SEARCH\n", "=======\n", ">>>>>>> REPLACE\n", "```python\n", "```\n", "Hypothesis: x\n", "# EVOLVE-BLOCK-START\n"]
-    + ["# EVOLVE-BLOCK-END\n", "    return x * 2\n", "import os\n", "AFTER = 1\n", "def one():\n", "\ud800", "\x00", "\r\n"]
-    + BASE.splitlines(keepends=True)
+MARKERS = ("<<<<<<< SEARCH\n", "=======\n", ">>>>>>> REPLACE\n", "```python\n", "```\n", "# EVOLVE-BLOCK-START\n")
+CODE = (
+    "# EVOLVE-BLOCK-END\n",
+    "Hypothesis: x\n",
+    "    return x * 2\n",
+    "import os\n",
+    "AFTER = 1\n",
+    "\ud800",
+    "\x00",
+    "\r\n",
 )
+pieces = st.sampled_from([*MARKERS, *CODE, *BASE.splitlines(keepends=True)])
 
 
 @settings(max_examples=1000, deadline=None)
