@@ -206,9 +206,7 @@ class Journal:
             if event.candidate and event.candidate.step != event.step:
                 raise MachineryError(f"step {event.step}: its candidate says step {event.candidate.step}.")
         elif not found or found[1] != event.candidate_id:
-            raise MachineryError(
-                f"{self.folder}: {event.candidate_id} is confirmed, but step {event.step} has no such."
-            )
+            raise MachineryError(f"{self.folder}: step {event.step} has no {event.candidate_id} to confirm.")
 
     def _share(self, text: str) -> int | None:
         """Where the system prompt stands; it is written when it is new."""
