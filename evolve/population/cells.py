@@ -12,6 +12,7 @@ It deliberately knows no event, no verdict and no journal: `population.py` decid
 from __future__ import annotations
 
 import random
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSet
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ class Cells:
         self._shorter = shorter
         self._benches: dict[tuple[int, str], list[Entry]] = {}  # (island, cell) -> best first, at most DEPTH
         self._where: dict[str, dict[int, str]] = {}  # candidate -> island -> cell
+        self._benched: list[tuple[float, int, str, int]] = []  # everyone without a cell, lowest first
         self._metrics: dict[str, dict[str, float]] = {}  # cell -> what tells OpenEvolve to put someone there
 
     def key(self, traits: Mapping[str, Scalar]) -> str:
@@ -143,14 +145,15 @@ class Cells:
         if len(bench) == DEPTH and entry.score < bench[-1].score:
             return
         at = self._rank(bench, entry)
-        if at == DEPTH:
+        full = len(self.db.programs) >= self.selection.population_size
+        if at == DEPTH or (at > 0 and full and self._benched and _place(entry, island) < self._benched[0]):
             return
         bench.insert(at, entry)
         self._where.setdefault(entry.id, {})[island] = key
         if at > 0:
             self._bench(entry, island, key)
         elif len(bench) > 1:
-            self._forget(bench[1].id, island, key)
+            self._forget(bench[1], island, key)
             self._seat(entry, island, key)
             self._bench(bench[1], island, key)
         else:
@@ -166,12 +169,11 @@ class Cells:
             del self._where[name]
         bench = self._benches[island, key]
         at = next(i for i, entry in enumerate(bench) if entry.id == name)
-        del bench[at]
-        self._forget(name, island, key)
+        self._forget(bench.pop(at), island, key)
         if not bench:
             del self._benches[island, key]
         elif at == 0:
-            self._forget(bench[0].id, island, key)
+            self._forget(bench[0], island, key)
             self._seat(bench[0], island, key)
 
     def _rank(self, bench: list[Entry], entry: Entry) -> int:
@@ -183,9 +185,7 @@ class Cells:
 
     def _least(self) -> tuple[str, int]:
         """Who has to go when the population is full: the lowest without a cell, then the lowest owner."""
-        benched = [(e.score, -e.step, e.id, i) for (i, _), bench in self._benches.items() for e in bench[1:]]
-        owners = [(e.score, -e.step, e.id, i) for i, _, e in self.owners()]
-        _, _, name, island = min(benched or owners)
+        _, _, name, island = self._benched[0] if self._benched else min(_place(e, i) for i, _, e in self.owners())
         return name, island
 
     def migrate(self) -> None:
@@ -251,20 +251,23 @@ class Cells:
         program = self._program(entry, island, key)
         self.db.programs[program.id] = program
         self.db.islands[island].add(program.id)
+        insort(self._benched, _place(entry, island))
 
     def _program(self, entry: Entry, island: int, key: str) -> Any:
         metrics = {"combined_score": entry.score, **self._metrics[key]}
         name = f"{entry.id}@{island}"
         return Program(id=name, code="", metrics=metrics, metadata={"island": island}, timestamp=float(entry.step))
 
-    def _forget(self, name: str, island: int, key: str) -> None:
+    def _forget(self, entry: Entry, island: int, key: str) -> None:
         """OpenEvolve removes nothing on request; these are all the places where it keeps a name."""
-        db, program = self.db, f"{name}@{island}"
+        db, program = self.db, f"{entry.id}@{island}"
         db.programs.pop(program, None)
         db.islands[island].discard(program)
         db.archive.discard(program)
         if db.island_feature_maps[island].get(key) == program:
             del db.island_feature_maps[island][key]
+        else:
+            del self._benched[bisect_left(self._benched, _place(entry, island))]
         if db.island_best_programs[island] == program:
             db.island_best_programs[island] = self._highest(db.island_feature_maps[island].values())
         if db.best_program_id == program:
@@ -273,6 +276,10 @@ class Cells:
     def _highest(self, names: Iterable[str]) -> str | None:
         programs = self.db.programs
         return max(names, key=lambda n: programs[n].metrics["combined_score"], default=None)
+
+
+def _place(entry: Entry, island: int) -> tuple[float, int, str, int]:
+    return entry.score, -entry.step, entry.id, island
 
 
 def database(axes: Mapping[str, tuple[str, ...]], islands: int, selection: Selection) -> Any:

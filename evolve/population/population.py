@@ -155,7 +155,7 @@ class Population:
             self._cells.migrate()
 
     def _take_in(self, candidate: Candidate, evaluation: Evaluation) -> None:
-        """A child goes to the island it was drawn for, a seed to every one, a draft to its own and those still empty."""
+        """A child goes to the island it was drawn for, a seed to every one, a draft to its own and all empty ones."""
         if not self._admits(evaluation):
             return
         entry = self._entry(candidate, evaluation)
