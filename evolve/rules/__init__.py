@@ -1,0 +1,22 @@
+"""Rewrite rules for Triton source: what a kernel engineer would try first, one file each.
+
+`apply` is the whole interface. A new rule is a file with a `RULE` and one line in `RULES`.
+"""
+
+from __future__ import annotations
+
+from evolve.rules import descriptors, parameters, program_order
+from evolve.rules.base import Applied, Context, Declined, No, Rule
+from evolve.rules.source import parse
+
+RULES: tuple[Rule, ...] = (parameters.RULE, program_order.RULE, descriptors.RULE)
+
+__all__ = ["RULES", "Applied", "Context", "Declined", "Rule", "apply"]
+
+
+def apply(rule: Rule, source: str, context: Context) -> Applied | Declined:
+    """The rule's move on a candidate, or the sentence that says why there is none."""
+    try:
+        return rule.rewrite(parse(source), context)
+    except No as no:
+        return Declined(reason=str(no))

@@ -1,0 +1,23 @@
+"""The sources that rules are tried on: our seed, and kernels in other people's style."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+KERNELS = Path(__file__).parent / "kernels"
+
+
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+# name -> (source, entry, tunables that make tiles small enough for several of them to be needed)
+PRODUCTS = {
+    "seed": (text(ROOT / "seeds" / "matmul.py"), "matmul", {"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32}),
+    "axes": (text(KERNELS / "axes.py"), "multiply", {"TILE_R": 32, "TILE_C": 32, "TILE_D": 32}),
+    "inline": (text(KERNELS / "inline.py"), "multiply", {"BM": 32, "BN": 32}),
+    "grouped": (text(KERNELS / "grouped.py"), "multiply", {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 32, "BLOCK_SIZE_K": 32}),
+}
+OTHERS = {"softmax": (text(KERNELS / "softmax.py"), "softmax")}
+EVERY = {name: entry[0] for name, entry in (*PRODUCTS.items(), *OTHERS.items())}

@@ -1,0 +1,84 @@
+"""Runs candidates under Triton's interpreter in a child process and says how far they are from numpy.
+
+As a program: jobs as JSON on stdin, errors as JSON on stdout. The interpreter is switched on by an environment variable
+that must be set before triton is imported, and it is Python on raw memory: hence the child.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SIZES = ((64, 64, 64, False), (72, 96, 88, False), (33, 65, 47, False), (64, 80, 64, True), (1, 72, 96, False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A matrix product by `entry(a, b, **tunables)`, in each size (M, N, K, b by columns)."""
+
+    source: str
+    entry: str
+    tunables: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "float16"
+    sizes: tuple[tuple[int, int, int, bool], ...] = SIZES
+
+
+def errors(runs: list[Run]) -> list[list[float] | str]:
+    """The relative error per size, or what was raised."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    text = json.dumps([asdict(run) for run in runs])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__],
+        input=text,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: list[list[float] | str] = json.loads(done.stdout)
+    return found
+
+
+def _main() -> None:
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        found: list[list[float] | str] = []
+        for i, job in enumerate(json.load(sys.stdin)):
+            path = Path(folder) / f"candidate_{i}.py"
+            path.write_text(job["source"])
+            try:
+                found.append(_errors(torch, path, job))
+            except Exception as error:
+                found.append(f"{type(error).__name__}: {error}")
+    print(json.dumps(found))
+
+
+def _errors(torch: Any, path: Path, job: dict[str, Any]) -> list[float]:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    result = []
+    for m, n, k, columns in job["sizes"]:
+        rng = torch.Generator().manual_seed(m * 7 + n * 3 + k)
+        dtype = getattr(torch, job["dtype"])
+        a = torch.randn((m, k), generator=rng).to(dtype)
+        b = torch.randn((n, k), generator=rng).to(dtype).T if columns else torch.randn((k, n), generator=rng).to(dtype)
+        out = getattr(module, job["entry"])(a, b, **job["tunables"]).double().numpy()
+        wanted = a.double().numpy() @ b.double().numpy()
+        result.append(float(((out - wanted) ** 2).sum() ** 0.5 / (wanted**2).sum() ** 0.5))
+    return result
+
+
+if __name__ == "__main__":
+    _main()
