@@ -1,0 +1,95 @@
+"""Judging without a GPU: built for a chosen chip, checked under the Triton interpreter, timed by a model.
+
+The answer is checked on small stand-ins of the workloads, in another dtype where the interpreter cannot compute the
+variant's own, and the evidence says so. The time is modelled and called so wherever it goes: its ranking key differs
+from every measured one, and its baseline is the seed at its defaults under the same model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from evolve.judge import interpret
+from evolve.judge.feedback import speed_feedback
+from evolve.judge.jail import Jail
+from evolve.judge.model import Prediction, predict
+from evolve.judge.pipeline import Checked, Ready, Timed
+from evolve.judge.stages import Target
+from evolve.judge.traits import traits
+from evolve.problem import Problem, Variant
+from evolve.types import Measurement
+
+# The model's own ranking is not finer than this; a smaller gain is no reason to replace the incumbent.
+CLEARLY = 1.01
+
+
+@dataclass(kw_only=True)
+class CpuDevice:
+    problem: Problem
+    variant: Variant
+    target: Target
+    jail: Jail  # one that interprets
+    ranking_key: str
+    baselines: Mapping[str, float]  # workload -> modelled time of the seed at its defaults, in microseconds
+
+    def check(self, ready: Ready) -> Checked:
+        errors, evidence = interpret.check(
+            self.jail, ready.screened, self.problem, self.variant, random_seeds=ready.job.random_seeds
+        )
+        return Checked(errors=errors, evidence=evidence)
+
+    def time(self, ready: Ready) -> Timed:
+        predictions = self.predict(ready)
+        measurements = tuple(self._measured(ready, name, p) for name, p in predictions.items())
+        heaviest = self.heaviest()
+        plan = next(p for p in ready.gated.lowered.plans if p.workload == heaviest)
+        found = traits(plan, ready.built, self.target)
+        parent = ready.job.parent
+        timed = Timed(
+            measurements=measurements,
+            beats_incumbent=False,
+            traits=found,
+            feedback=speed_feedback(measurements, predictions, found, parent.traits if parent else {}),
+            evidence={name: prediction.evidence() for name, prediction in predictions.items()},
+        )
+        return replace(timed, beats_incumbent=self._beats(ready, measurements))
+
+    def predict(self, ready: Ready) -> dict[str, Prediction]:
+        """The model's word on each timed workload."""
+        timed = {w.name: w for w in self.problem.of_role("time", self.variant)}
+        return {
+            plan.workload: predict(plan, ready.built, self.target, timed[plan.workload], self.problem)
+            for plan in ready.gated.lowered.plans
+            if plan.workload in timed
+        }
+
+    def heaviest(self) -> str:
+        """The workload that traits are taken from: the one that weighs most, and of those the longest."""
+        timed = self.problem.of_role("time", self.variant)
+        return max(timed, key=lambda w: (w.weight, self.baselines.get(w.name, 0.0))).name
+
+    def _measured(self, ready: Ready, name: str, prediction: Prediction) -> Measurement:
+        workload = self.problem.workload(name, self.variant)
+        ratio = self.baselines.get(name, prediction.time_us) / prediction.time_us
+        return Measurement(
+            workload=name,
+            baseline="seed (modelled)",
+            time_us=prediction.time_us,
+            ratio=ratio,
+            ratio_low=ratio,
+            ratio_high=ratio,
+            weight=workload.weight,
+            parameters=ready.parameters[name],
+            modelled=True,
+        )
+
+    def _beats(self, ready: Ready, measurements: tuple[Measurement, ...]) -> bool:
+        incumbent = ready.job.incumbent
+        if incumbent is None or not incumbent.evaluation.measurements:
+            return True
+        score = replace(incumbent.evaluation, measurements=measurements).score
+        return score > incumbent.score * CLEARLY
+
+    def close(self) -> None:
+        self.jail.close()

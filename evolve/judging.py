@@ -1,0 +1,104 @@
+"""One candidate before the judge, without a run: `evolve judge`, and the red team's bench.
+
+A candidate of a run is judged again from its journal, under that run's configuration and calibration, so that its
+score means the same. A file is judged against the problem's own baselines; where there is no GPU the baseline is the
+problem's plain seed under the model, or, where none is found, the file itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evolve import wiring
+from evolve.config import RunConfig, load_config
+from evolve.errors import UsageError
+from evolve.journal import Journal
+from evolve.loop import seeds_of
+from evolve.problem import Problem
+from evolve.runs import named
+from evolve.types import Candidate, Evaluation, Job
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to judge, and how. `target` is a file or RUN:ID."""
+
+    target: str
+    problem: str | None = None
+    variant: str | None = None
+    backend: str | None = None
+    workload: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    candidate: Candidate
+    evaluation: Evaluation
+    device: str
+
+
+def judge(order: Order) -> Report:
+    """Raises for the caller's mistakes and for broken machinery; whatever the candidate does is in the report."""
+    candidate, config, calibration = _wanted(order)
+    problem = _narrowed(wiring.problem(config), order.workload)
+    seed = _plain_seed(config, problem) or candidate.source
+    bench = wiring.open_bench(config, problem, seed, calibration=calibration)
+    with closing(bench.executor):
+        job = Job(candidate=candidate, random_seeds=seeds_of(secrets.token_hex(8), candidate.id))
+        return Report(candidate=candidate, evaluation=asyncio.run(bench.executor.evaluate(job)), device=bench.device)
+
+
+def _wanted(order: Order) -> tuple[Candidate, RunConfig, object]:
+    if Path(order.target).is_file():
+        if not order.problem:
+            raise UsageError(f"{order.target}: say which problem it solves, such as --problem evaluators/matmul.py.")
+        source = Path(order.target).read_bytes().decode("utf-8", "surrogateescape")
+        config = _with(RunConfig(problem=order.problem, source=order.target), order)
+        return Candidate(step=0, source=source, member="you", kind="seed"), config, None
+    place = named(order.target, RUNS)
+    with closing(Journal.open(place.folder)) as journal:
+        attempt = journal.attempt(journal.resolve(place.selector or "best"))
+        config = _with(load_config(place.folder / "config.yaml"), order)
+        same = not (order.problem or order.variant or order.backend or order.workload)
+        return attempt.candidate, config, journal.environment.get("calibration") if same else None
+
+
+def _with(config: RunConfig, order: Order) -> RunConfig:
+    given = {k: v for k in ("problem", "variant", "backend") if (v := getattr(order, k)) is not None}
+    return replace(config, **given)
+
+
+def _narrowed(problem: Problem, workload: str | None) -> Problem:
+    """Timed on one workload only; it is checked on all the same."""
+    if workload is None:
+        return problem
+    timed = [w for w in problem.workloads if w.role == "time"]
+    chosen = tuple(w for w in timed if w.name == workload)
+    if not chosen:
+        names = ", ".join(w.name for w in timed)
+        raise UsageError(f'--workload {workload}: {problem.path} times no such workload; it has {names}.')
+    return replace(problem, workloads=(*chosen, *(w for w in problem.workloads if w.role != "time")))
+
+
+def _plain_seed(config: RunConfig, problem: Problem) -> str | None:
+    for place in (*config.seeds, Path(problem.path).parent.parent / "seeds" / f"{problem.name}.py"):
+        if Path(place).is_file():
+            return Path(place).read_text(encoding="utf-8")
+    return None
+
+
+@contextmanager
+def bench_for(problem: str, *, variant: str | None, backend: str) -> Iterator[wiring.Bench]:
+    """A judge for many candidates of one problem."""
+    config = RunConfig(problem=problem, variant=variant, backend=backend, source=problem)
+    loaded = wiring.problem(config)
+    bench = wiring.open_bench(config, loaded, _plain_seed(config, loaded))
+    with closing(bench.executor):
+        yield bench

@@ -1,0 +1,150 @@
+"""From a configuration to the parts that it names.
+
+One function a part; what needs torch is imported where it is made, so that commands that only look stay quick. Short
+names stand here in tables; anything else is `package.module:Name`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from evolve.config import RunConfig
+from evolve.council import Council
+from evolve.council.budget import Budget
+from evolve.errors import ConfigError
+from evolve.executors.local import LocalExecutor
+from evolve.journal import Journal
+from evolve.population import Population
+from evolve.problem import Problem, Variant, load_problem, with_workloads
+from evolve.prompts import Briefing, Renderer, read
+from evolve.types import Asked, Candidate, Draw, Executor, Json, Prompt, Reply
+
+CACHE = Path.home() / ".cache" / "evolve"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A judge that stands ready: calibrated, and known by the key under which its scores may be compared."""
+
+    executor: Executor
+    device: str  # as a person would name it
+    ranking_key: str
+    width: int  # candidates in its hands at once
+    calibration: Mapping[str, Json]
+    environment: Mapping[str, Json]
+    facts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    population: Population
+    council: Council
+    budget: Budget
+    render: Callable[[Draw, str], Prompt]
+    read: Callable[[Reply, Asked, Draw], Candidate | str]
+
+
+def problem(config: RunConfig) -> Problem:
+    return with_workloads(load_problem(config.problem), config.workloads)
+
+
+def variant(config: RunConfig, problem: Problem) -> Variant:
+    return problem.variant(config.variant)
+
+
+def open_bench(
+    config: RunConfig, problem: Problem, seed: str | None, *, calibration: Mapping[str, Json] | None = None
+) -> Bench:
+    """The judge on this machine. Without a calibration it makes one, from the seed where there is no GPU."""
+    from evolve.judge.backends import Settings, open_backend
+
+    if config.executor != "local":
+        raise ConfigError(f'{config.source}: executor "{config.executor}" is not there yet; use "local".')
+    width = config.concurrency.cpu or max(1, os.cpu_count() or 1)
+    settings = Settings(
+        problem=problem,
+        variant=variant(config, problem),
+        backend=config.backend,
+        target=config.target,
+        cache=CACHE,
+        width=width,
+        timeout=config.evaluator.timeout,
+    )
+    opened = open_backend(settings, seed=seed, calibration=calibration)
+    return Bench(
+        executor=LocalExecutor(opened.backend, width=width),
+        device=opened.device,
+        ranking_key=opened.ranking_key,
+        width=width,
+        calibration=opened.calibration,
+        environment={**environment(), **opened.environment},
+        facts=opened.facts,
+    )
+
+
+def environment() -> dict[str, Json]:
+    """What a number depends on beside the GPU: versions, never this machine's paths or names."""
+    versions = {}
+    for name in ("evolve", "torch", "triton", "numpy", "openevolve", "libcst", "optuna"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {"python": platform.python_version(), "system": platform.system(), "versions": versions}
+
+
+def meta(config: RunConfig, problem: Problem, bench: Bench, own_version: str) -> dict[str, Json]:
+    """What a run is, for whoever looks at its journal."""
+    limits = {k: v for k in ("steps", "usd", "tokens", "seconds", "gpu_seconds") if (v := getattr(config.budget, k))}
+    chosen = variant(config, problem)
+    return {
+        "config": config.source,
+        "problem": problem.name,
+        "problem_path": config.problem,
+        "problem_digest": problem.digest,
+        "variant": chosen.name,
+        "workloads": [w.name for w in problem.of_role("time", chosen)],
+        "target": config.target,
+        "device": bench.device,
+        "backend": config.backend,
+        "ranking_key": bench.ranking_key,
+        "strategy": config.strategy,
+        "seeds": list(config.seeds),
+        "random_seed": config.random_seed,
+        "axes": {name: list(labels) for name, labels in problem.axes.items()},
+        "evolve": own_version,
+        "budget": limits,
+    }
+
+
+def parts(config: RunConfig, problem: Problem, bench: Bench, journal: Journal) -> Parts:
+    return Parts(
+        population=population(config, problem, bench, journal),
+        council=council(config, problem),
+        budget=budget(config),
+        render=renderer(config, problem, bench.facts),
+        read=read,
+    )
+
+
+def renderer(config: RunConfig, problem: Problem, facts: tuple[str, ...]) -> Renderer:
+    chosen = variant(config, problem)
+    briefing = Briefing(problem=problem, variant=chosen, workloads=problem.of_role("time", chosen), facts=facts)
+    folder = Path(config.prompt.template_dir) if config.prompt.template_dir else None
+    return Renderer(briefing=briefing, template_dir=folder, longest=config.prompt.max_chars)
+
+
+def load_name(text: str, what: str) -> Any:
+    """`package.module:Name`."""
+    module, _, name = text.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f'{what} "{text}": {error}; expected a short name or package.module:Name.') from error
