@@ -64,6 +64,7 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None if isinstance(scalar(text), str) else "'"
+    style = style if text.isprintable() else '"'  # PyYAML writes some line ends bare that it reads as spaces
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

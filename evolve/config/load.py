@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from evolve.config.contradictions import contradictions
-from evolve.config.nodes import Node, at, put
+from evolve.config.nodes import Node, Place, at, put
 from evolve.config.openevolve import fold
 from evolve.config.sentences import of_faults, one_of, unknown_key
 from evolve.config.text import read_file, read_override, read_text
@@ -66,7 +66,7 @@ def _finish(root: Node, source: str, overrides: Sequence[str], check_files: bool
     config = _typed(root)
     config = replace(config, source=source, origins=_origins(root), warnings=tuple(warnings))
     _raise(contradictions(config, root))
-    return _with_paths(config, root, check_files)
+    return _with_paths(config, check_files)
 
 
 def _raise(faults: Sequence[str]) -> None:
@@ -99,8 +99,8 @@ def _normal_member(member: Node) -> Node:
     if isinstance(member.value, str):  # `council: [rules]`
         return replace(member, value={"member": member})
     kinds = at(member, ("kinds",))
-    if kinds is not None and isinstance(kinds.value, list):
-        weights = {str(k.value): Node(value=1.0, origin=k.origin) for k in kinds.value}
+    if kinds is not None and isinstance(kinds.value, list) and all(isinstance(k.value, str) for k in kinds.value):
+        weights = {k.value: Node(value=1.0, origin=k.origin) for k in kinds.value}
         member = put(member, ("kinds",), replace(kinds, value=weights), "kinds")
     base, variable = at(member, ("api_base",)), at(member, ("api_key_env",))
     at_openai = base is None or base.value == OPENAI_API
@@ -194,7 +194,7 @@ def _typed(root: Node) -> RunConfig:
 # --- Paths ------------------------------------------------------------------------------------------------------------
 
 
-def _with_paths(config: RunConfig, root: Node, check: bool) -> RunConfig:
+def _with_paths(config: RunConfig, check: bool) -> RunConfig:
     """The files that it names, found. A seed of the form RUN:ID is no file, and stays."""
     faults: list[str] = []
 

@@ -7,6 +7,7 @@ files are refused; PyYAML lets all of them pass. No key's meaning is known here.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,9 @@ class _Reader:
     def _mapping(self, node: Any, origin: str, depth: int) -> dict[str, Node]:
         found: dict[str, Node] = {}
         for key_node, value_node in node.value:
-            key = self.node(key_node, depth + 1)
             if key_node.tag == "tag:yaml.org,2002:merge":
-                raise ConfigError(f"{key.origin}: `<<` is not supported; write the keys out.")
+                raise ConfigError(f"{origin}: `<<` is not supported; write the keys out.")
+            key = self.node(key_node, depth + 1)
             name = key.value
             if isinstance(name, bool | int | float) and isinstance(key_node, yaml.ScalarNode):
                 name = key_node.value  # `on:` is a key, whatever YAML 1.1 thinks
@@ -143,6 +144,10 @@ class _Reader:
 
     def _scalar(self, node: Any, origin: str) -> Any:
         value = node.value if node.style else scalar(node.value)  # quotes, | and > make text
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(
+                f"{origin}: {node.value[:60]}: expected a number that is finite; leave the key out for no limit."
+            )
         if isinstance(value, str) and not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
             raise ConfigError(f"{origin}: text with half a surrogate pair; write the character itself.")
         return value
