@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,13 +27,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--keep", type=Path, help="make the run here and leave it")
+    parser.add_argument("--read", type=Path, help="make nothing; replay this run and ask it")
     given = parser.parse_args()
+    if given.read:
+        with Journal.open(given.read) as journal:
+            replay(journal)
+            ask(journal)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.keep or Path(scratch) / "synthetic-001"
         fill(folder, given.steps)
-        with Journal.open(folder) as journal:
-            replay(journal)
-            ask(journal)
+        # In a process of its own, so that its memory is not the filling's.
+        subprocess.run([sys.executable, __file__, "--read", str(folder)], check=True)
 
 
 def fill(folder: Path, steps: int) -> None:
@@ -47,7 +54,7 @@ def fill(folder: Path, steps: int) -> None:
     tail = sorted(taken)[int(0.99 * len(taken))]
     print(f"{len(taken):,} events of {steps:,} steps, {size / 2**20:,.0f} MB ({size / steps / 1024:.1f} kB a step)")
     print(f"append: {statistics.fmean(taken) * 1e3:.3f} ms mean, {statistics.median(taken) * 1e3:.3f} median, "
-          f"{tail * 1e3:.3f} at 99 %, {max(taken) * 1e3:.0f} at worst")  # fmt: skip
+          f"{tail * 1e3:.3f} at 99 %, {max(taken) * 1e3:.0f} at worst", flush=True)  # fmt: skip
 
 
 def replay(journal: Journal) -> None:

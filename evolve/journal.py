@@ -27,6 +27,7 @@ from evolve import journal_codec as codec
 from evolve import journal_schema as schema
 from evolve.errors import JournalError, MachineryError
 from evolve.journal_disk import connect, look, on_disk, replace_file, vet
+from evolve.journal_find import find_step
 from evolve.journal_schema import Row
 from evolve.journal_turns import Logged, Turn, pending_of, turn_of
 from evolve.runs import JOURNAL, Lock, is_run
@@ -77,8 +78,7 @@ class Journal:
     ) -> Journal:
         """A new run, open for writing. It appears whole or not at all: made beside its place and then renamed.
 
-        `meta` says what the run is; views show `config`, `problem`, `variant`, `workloads`, `target`, `device`,
-        `backend`, `strategy`, `seeds`, `random_seed`, `evolve` and `budget` (a mapping) where they are given."""
+        `meta` says what the run is; views show what they know of it (`problem`, `variant`, `device`, `budget`, ...)."""
         place = Path(folder)
         if place.exists() or place.is_symlink():
             raise JournalError(f"{place}: exists already; resume it with --resume, or choose another --name.")
@@ -244,6 +244,11 @@ class Journal:
         attempt = self._turn(candidate_id).attempt
         assert attempt is not None
         return attempt
+
+    def resolve(self, selector: str) -> str:
+        """The id of the candidate that a person means: an id or its beginning, a step's number, or "best"."""
+        step = find_step(self.query, self.folder, selector)
+        return str(self.query("SELECT candidate_id FROM steps WHERE step = ?", (step,))[0][0])
 
     def history(self, candidate_id: str) -> tuple[Evaluation, ...]:
         """Every evaluation of the candidate, the first one first."""

@@ -41,6 +41,7 @@ CREATE TABLE steps (
   first_score REAL NOT NULL DEFAULT 0,
   cost_usd REAL NOT NULL DEFAULT 0, tokens_in INTEGER NOT NULL DEFAULT 0, tokens_out INTEGER NOT NULL DEFAULT 0,
   reply_seconds REAL NOT NULL DEFAULT 0, judge_seconds REAL NOT NULL DEFAULT 0, gpu_seconds REAL NOT NULL DEFAULT 0,
+  source_chars INTEGER NOT NULL DEFAULT 0,
   hypothesis TEXT NOT NULL DEFAULT '', headline TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE tallies (
@@ -54,8 +55,9 @@ CREATE INDEX events_of_step ON events (step) WHERE step IS NOT NULL;
 CREATE INDEX notes ON events (seq) WHERE kind = 'noted';
 CREATE UNIQUE INDEX by_candidate ON steps (candidate_id) WHERE candidate_id IS NOT NULL;
 CREATE INDEX by_parent ON steps (parent_id) WHERE parent_id IS NOT NULL;
-CREATE INDEX by_score ON steps (ranking_key, score DESC) WHERE verdict = 'PASSED';
-CREATE INDEX by_confirmed ON steps (ranking_key, score DESC) WHERE verdict = 'PASSED' AND confirmed_seq IS NOT NULL;
+CREATE INDEX by_score ON steps (ranking_key, score DESC, source_chars) WHERE verdict = 'PASSED';
+CREATE INDEX by_confirmed ON steps (ranking_key, beats DESC, score DESC, source_chars)
+  WHERE verdict = 'PASSED' AND confirmed_seq IS NOT NULL;
 CREATE INDEX curve ON steps (step, ranking_key, score) WHERE verdict = 'PASSED';
 CREATE INDEX pending ON steps (step) WHERE state < 3 OR (beats AND confirmed_seq IS NULL);
 """
@@ -113,6 +115,7 @@ class Row:
     reply_seconds: float
     judge_seconds: float
     gpu_seconds: float
+    source_chars: int
     hypothesis: str
     headline: str  # of the feedback: its first line
 
@@ -219,6 +222,7 @@ def _judged(connection: sqlite3.Connection, seq: int, at: float, event: Judged) 
             "kind": plain(candidate.kind),
             "island": candidate.island,
             "generation": candidate.generation,
+            "source_chars": len(candidate.source),
             "hypothesis": plain(candidate.hypothesis),
         }
     values |= _found(event.evaluation, _score_of(connection, parent, event.evaluation.ranking_key))

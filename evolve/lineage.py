@@ -13,8 +13,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from evolve.errors import UsageError
 from evolve.journal import Journal
+from evolve.journal_find import best_step, find_step, present_key
 from evolve.journal_schema import Row
 from evolve.types import Verdict
 
@@ -48,46 +48,11 @@ def descendants(journal: Journal, candidate_id: str) -> int:
 
 def find(journal: Journal, selector: str) -> Row:
     """What stands behind the colon of RUN:ID: a candidate's id or the beginning of one, a step's number, or "best"."""
-    where = journal.folder
-    if selector == "best":
-        found = best(journal)
-        if found is None:
-            raise UsageError(
-                f"{where}: nothing has PASSED yet, so there is no best; `evolve show {where} --log` says why."
-            )
-        return found
-    if selector.isascii() and selector.isdigit():
-        return _at_step(journal, int(selector))
-    end = selector + "\U0010ffff"
-    rows = list(journal.rows("s.candidate_id >= ? AND s.candidate_id < ?", (selector, end), order="s.step LIMIT 4"))
-    if len(rows) == 1:
-        return rows[0]
-    if rows:
-        several = ", ".join(str(r.candidate_id) for r in rows[:3])
-        raise UsageError(
-            f'{where}: "{selector}" is the beginning of {several}{" and others" if len(rows) > 3 else ""}.'
-        )
-    raise UsageError(
-        f'{where}: no candidate "{selector}"; give an id or its beginning, a step from {_range(journal)}, or best.'
-    )
+    return _row(journal, find_step(journal.query, journal.folder, selector))
 
 
-def _at_step(journal: Journal, step: int) -> Row:
-    rows = list(journal.rows("s.step = ?", (min(step, 2**63 - 1),)))
-    where = journal.folder
-    if not rows:
-        raise UsageError(f"{where}: no step {step}; its steps go from {_range(journal)}.")
-    if rows[0].candidate_id is None:
-        why = (
-            f"is {rows[0].verdict} and has no candidate: {rows[0].headline}" if rows[0].verdict else "is not judged yet"
-        )
-        raise UsageError(f"{where}: step {step} {why}")
-    return rows[0]
-
-
-def _range(journal: Journal) -> str:
-    first, last = journal.query("SELECT min(step), max(step) FROM steps")[0]
-    return "none: it has no step yet" if last is None else f"{first} to {last}"
+def _row(journal: Journal, step: int) -> Row:
+    return next(journal.rows("s.step = ?", (step,)))
 
 
 # --- The best -------------------------------------------------------------------------------------------------------
@@ -95,25 +60,20 @@ def _range(journal: Journal) -> str:
 
 def ranking_key(journal: Journal) -> str:
     """The key by which the run ranks at present: its latest PASSED candidate's."""
-    found = journal.query("SELECT ranking_key FROM steps WHERE verdict = 'PASSED' ORDER BY step DESC LIMIT 1")
-    return str(found[0][0]) if found else ""
+    return present_key(journal.query)
 
 
 def top(journal: Journal, count: int, key: str | None = None) -> list[Row]:
     """The best by score, unconfirmed ones included."""
     key = ranking_key(journal) if key is None else key
     where = "s.verdict = 'PASSED' AND s.ranking_key = ?"
-    return list(journal.rows(where, (key, count), order="s.score DESC, s.step LIMIT ?"))
+    return list(journal.rows(where, (key, count), order="s.score DESC, s.source_chars, s.step LIMIT ?"))
 
 
 def best(journal: Journal, key: str | None = None) -> Row | None:
-    """The best confirmed candidate; where nothing is confirmed yet, the best. A lucky first figure never wins."""
-    key = ranking_key(journal) if key is None else key
-    where = "s.verdict = 'PASSED' AND s.ranking_key = ?"
-    for more in (" AND s.confirmed_seq IS NOT NULL", ""):
-        for row in journal.rows(where + more, (key,), order="s.score DESC, s.step LIMIT 1"):
-            return row
-    return None
+    """The best that was confirmed to be ahead; where nothing is confirmed yet, the best on a first figure."""
+    step = best_step(journal.query, key)
+    return None if step is None else _row(journal, step)
 
 
 def waiting(journal: Journal) -> list[Row]:
@@ -121,23 +81,25 @@ def waiting(journal: Journal) -> list[Row]:
     present = best(journal)
     if present is None:
         return []
-    where = "(s.state < 3 OR (s.beats AND s.confirmed_seq IS NULL)) AND s.state = 3 AND s.ranking_key = ?"
-    rows = [r for r in journal.rows(where, (present.ranking_key,)) if r.step != present.step and r.passed]
-    return sorted((r for r in rows if r.score > present.score), key=lambda r: -r.score)
+    # The first condition is the index's own, word for word: few steps are pending, and all others are passed over.
+    where = "(s.state < 3 OR (s.beats AND s.confirmed_seq IS NULL)) AND s.verdict = 'PASSED' AND s.ranking_key = ?"
+    ahead_of = present.score if present.confirmed else 0.0
+    rows = [row for row in journal.rows(where, (present.ranking_key,)) if row.score > ahead_of]
+    return sorted(rows, key=lambda row: -row.score)
 
 
 def best_so_far(journal: Journal, key: str | None = None, *, confirmed: bool = False) -> list[Row]:
-    """The steps at which the best rose, each at its present figure; with `confirmed`, of confirmed ones."""
+    """The steps at which the best rose, each at its present figure; with `confirmed`, as it was confirmed."""
     key = ranking_key(journal) if key is None else key
     sql = "SELECT step, score FROM steps WHERE verdict = 'PASSED' AND ranking_key = ? ORDER BY step"
     if confirmed:
-        sql = sql.replace("ORDER", "AND confirmed_seq IS NOT NULL ORDER")
+        sql = sql.replace("ORDER", "AND confirmed_seq IS NOT NULL AND beats ORDER")
     risen, high = [], -math.inf
     for step, score in journal.query(sql, (key,)):
         if score > high:
             high = score
             risen.append(step)
-    return [row for step in risen for row in journal.rows("s.step = ?", (step,))]
+    return [_row(journal, step) for step in risen]
 
 
 def running_best(scores: Iterable[float]) -> list[float]:
