@@ -64,3 +64,4 @@ class Rule:
     name: str
     reason: str  # one sentence: why an engineer tries it
     rewrite: Callable[[Source, Context], Applied]
+    weight: float = 1.0  # how early it is tried, before anything is known about it

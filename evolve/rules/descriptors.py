@@ -257,4 +257,4 @@ def _store(edits: Edits, found: DotLoop, plan: Plan, switch: str) -> None:
     edits.replace(plan.tile.line, new + "\n".join(f"    {row}" for row in old.splitlines()) + "\n")
 
 
-RULE = Rule(name="tensor descriptors", reason=REASON, rewrite=rewrite)
+RULE = Rule(name="tensor descriptors", reason=REASON, rewrite=rewrite, weight=2.0)

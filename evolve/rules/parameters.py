@@ -56,6 +56,9 @@ def rewrite(source: Source, context: Context) -> Applied:
     if not proposals:
         raise No("No other point of the parameters is feasible.")
     chosen = {**start, **context.random.choice(proposals)}
+    if context.random.random() < 0.25:  # two steps at once, so that the moves never run out
+        further = [p for p in _proposals(source, context, roles, chosen) if p.items() != point.items()]
+        chosen = {**chosen, **context.random.choice(further)} if further else chosen
     edits = Edits(source)
     _set(edits, source, launch, point, added, chosen)
     _declare(edits, source, chosen)
@@ -228,4 +231,4 @@ def _hypothesis(roles: Roles | None, old: Mapping[str, Scalar], new: Mapping[str
     return f"Move the parameters one step from the parent's point: {', '.join(changed)}."
 
 
-RULE = Rule(name="parameters", reason=REASON, rewrite=rewrite)
+RULE = Rule(name="parameters", reason=REASON, rewrite=rewrite, weight=2.0)

@@ -10,6 +10,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 import libcst as cst
@@ -90,6 +91,7 @@ class Source:
         return None
 
 
+@lru_cache(maxsize=8)  # every rule reads the same parent, some of them often
 def parse(text: str) -> Source:
     try:
         module = cst.parse_module(text)

@@ -1,0 +1,131 @@
+"""The member that needs no network: it rewrites the parent by one rule a step.
+
+Which rule is a bandit's choice, from what became of each rule's candidates; which of a rule's moves is chance from
+`(random_seed, step)`. It learns only from events, so that a resumed run chooses as an uninterrupted one would. It does
+not combine rules in one step: one move a step is what makes a verdict a lesson. It takes no time worth writing down.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from evolve.rules import RULES, Applied, Context, Rule, apply
+from evolve.types import Attempt, Confirmed, Draw, Event, Judged, Prompt, Replied, Reply, Scalar, Workload, digest_of
+
+TRIES = 12  # draws of a rule's own moves before the next rule has its turn
+BETTER = 1.005  # a gain smaller than this is noise
+
+
+class RulesMember:
+    """`observe` is a fold over the run's events; `ask` reads what it has gathered."""
+
+    def __init__(
+        self,
+        *,
+        workloads: Sequence[Workload] = (),
+        target: str = "sm_90",
+        triton: str = "",
+        random_seed: int = 0,
+        name: str = "rules",
+        rules: Sequence[Rule] = RULES,
+    ) -> None:
+        self._workloads = tuple(workloads)
+        self._target, self._triton, self._random_seed = target, triton, random_seed
+        self._name, self._rules = name, tuple(rules)
+        self._known: set[str] = set()  # digests of sources that were proposed or judged, by anyone
+        self._scores: dict[str, float] = {}
+        self._rule_at: dict[int, str] = {}  # step -> rule, while its verdict is out
+        self._wins: dict[str, float] = {}
+        self._losses: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def ask(self, draw: Draw, prompt: Prompt) -> Reply:
+        if draw.parent is None:
+            return self._nothing("there is no parent to rewrite, and rules cannot draft")
+        rng = random.Random(f"{self._random_seed}:{draw.step}")
+        reasons = []
+        for rule in self._order(rng):
+            found = self._move(rule, draw.parent, rng)
+            if isinstance(found, Applied):
+                self._known.add(digest_of(found.source))
+                return self._reply(rule, found)
+            reasons.append(f"{rule.name}: {found}")
+        return self._nothing(f"no rule has a new move for {draw.parent.id}. {' '.join(reasons)}".rstrip("."))
+
+    def observe(self, event: Event) -> None:
+        if isinstance(event, Replied) and event.reply.member == self._name and event.reply.text:
+            self._rule_at[event.step] = event.reply.model
+            self._known.add(digest_of(_fenced(event.reply.text)))
+        elif isinstance(event, Judged):
+            self._judged(event)
+        elif isinstance(event, Confirmed):
+            self._scores[event.candidate_id] = event.evaluation.score
+
+    def _judged(self, event: Judged) -> None:
+        candidate, rule = event.candidate, self._rule_at.pop(event.step, None)
+        if candidate is None:
+            return
+        self._known.add(candidate.digest)
+        score = event.evaluation.score
+        self._scores[candidate.id] = score
+        if rule is None:
+            return
+        before = self._scores.get(candidate.parent_id or "", 0.0)
+        won = event.evaluation.passed and score > before * BETTER
+        tally = self._wins if won else self._losses
+        tally[rule] = tally.get(rule, 0.0) + 1.0
+
+    def _order(self, rng: random.Random) -> list[Rule]:
+        """Thompson sampling: a rule that often helped comes first often, one that never did is still tried at times."""
+        drawn = [
+            (r.weight * rng.betavariate(1 + self._wins.get(r.name, 0.0), 1 + self._losses.get(r.name, 0.0)), i)
+            for i, r in enumerate(self._rules)
+        ]
+        return [self._rules[i] for _, i in sorted(drawn, reverse=True)]
+
+    def _move(self, rule: Rule, parent: Attempt, rng: random.Random) -> Applied | str:
+        context = Context(
+            random=rng,
+            workloads=self._workloads,
+            target=self._target,
+            triton=self._triton,
+            traits=parent.evaluation.traits,
+            parameters=_best_parameters(parent),
+        )
+        seen: list[str] = []
+        while len(seen) < TRIES and (len(seen) < 3 or len(set(seen)) > 1):  # three alike: it knows one move only
+            found = apply(rule, parent.candidate.source, context)
+            if not isinstance(found, Applied):
+                return found.reason
+            seen.append(digest_of(found.source))
+            if seen[-1] not in self._known:
+                return found
+        return "Its moves were proposed before."
+
+    def _reply(self, rule: Rule, found: Applied) -> Reply:
+        expected = ", ".join(f"{op} {bound}" for op, bound in found.signature.items())
+        lines = [f"Hypothesis: {found.hypothesis}", *([f"Expected in SASS: {expected}."] if expected else [])]
+        return Reply(
+            member=self._name,
+            model=rule.name,
+            text="\n".join([*lines, "", "```python", found.source.rstrip("\n"), "```", ""]),
+            hypothesis=found.hypothesis,
+        )
+
+    def _nothing(self, why: str) -> Reply:
+        return Reply(member=self._name, text="", finish_reason=why)
+
+
+def _best_parameters(parent: Attempt) -> dict[str, Scalar]:
+    """What the tuner chose where it counts most: the heaviest workload, of those the longest."""
+    tuned = [m for m in parent.evaluation.measurements if m.parameters]
+    return dict(max(tuned, key=lambda m: (m.weight, m.time_us)).parameters) if tuned else {}
+
+
+def _fenced(text: str) -> str:
+    """The source inside a reply of ours, with the newline that ends a file."""
+    return text.split("```python\n", 1)[-1].rsplit("```", 1)[0]
