@@ -81,6 +81,7 @@ def serve(control: socket.socket, order: Mapping[str, Any], reason: str) -> None
         home = os.open("/proc/self/ns/pid", os.O_RDONLY)  # while there surely is a /proc
         try:
             own_proc = confine.change_root(order["show"], order["tmp_bytes"])
+            os.environ["TMPDIR"] = confine.SCRATCH
         except confine.Refused as error:
             reason = str(error)
     confine.hide_memory()

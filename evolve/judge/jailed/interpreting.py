@@ -1,0 +1,1 @@
+"""Run by the interpreter: later in this file."""
