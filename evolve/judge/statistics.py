@@ -73,9 +73,7 @@ def interval(logs: Sequence[float], *, alpha: float = ALPHA / len(LOOKS)) -> Int
     eight at 1 %): all of them, and the interval is as wide as they are."""
     values = sorted(logs)
     rank = _rank(len(values), alpha)
-    return Interval(
-        median=median(values), low=values[rank - 1], high=values[len(values) - rank], blocks=len(values)
-    )
+    return Interval(median=median(values), low=values[rank - 1], high=values[len(values) - rank], blocks=len(values))
 
 
 @lru_cache(maxsize=1024)
@@ -157,7 +155,12 @@ def combine(parts: Sequence[Interval], weights: Sequence[float]) -> Interval:
 
 
 def promotes(
-    parts: Sequence[Interval], weights: Sequence[float], sigmas: Sequence[float], *, aa_spread: float, configurations: int
+    parts: Sequence[Interval],
+    weights: Sequence[float],
+    sigmas: Sequence[float],
+    *,
+    aa_spread: float,
+    configurations: int,
 ) -> tuple[bool, float, float]:
     """Whether the score beats the incumbent's by more than noise: (word, gain's lower end, what it had to exceed)."""
     whole = combine(parts, weights)
@@ -169,6 +172,6 @@ def promotes(
 
 
 def kept(blocks: Sequence[Block]) -> tuple[list[Block], float]:
-    """Blocks without heat or hardware slowdown, and the share that went. Power capping stays: good matmuls live there."""
+    """Blocks without heat or hardware slowdown, and the share that went. Power capping stays: it is part of matmul."""
     good = [b for b in blocks if not b.slowed]
     return good, (1 - len(good) / len(blocks)) if blocks else 0.0

@@ -45,7 +45,9 @@ class Driver(Protocol):
 
     def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None: ...
 
-    def tensor_map(self, meta: dict[str, Any], pointer: int, shape: Sequence[int], strides: Sequence[int], nan: bool) -> Any: ...
+    def tensor_map(
+        self, meta: dict[str, Any], pointer: int, shape: Sequence[int], strides: Sequence[int], nan: bool
+    ) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +262,7 @@ _HOST_TYPE = {8: 10, 9: 8, 10: 9}
 def encode(
     cuda: Cuda, meta: dict[str, Any], pointer: int, shape: Sequence[int], strides: Sequence[int], nan: bool
 ) -> Any:
-    """A CUtensorMap: 128 bytes, 64-byte aligned. Sizes go innermost first; strides are in bytes without the innermost."""
+    """A CUtensorMap: 128 bytes, 64-byte aligned. Innermost sizes first; strides in bytes, without the innermost."""
     rank, item = len(shape), int(meta["elem_size"])
     shape = [*shape[:-1], shape[-1] * 2] if meta.get("fp4_padded") else list(shape)
     kind = _HOST_TYPE.get(int(meta["elem_type"]), int(meta["elem_type"]))

@@ -115,7 +115,9 @@ def _load(driver: Driver, folder: str) -> Function:
     try:
         return driver.load(Path(folder))
     except (OSError, ValueError, KeyError) as error:
-        raise MachineryError(f"{folder}: a built kernel is not in the builder's cache ({error}); build it again.") from error
+        raise MachineryError(
+            f"{folder}: a built kernel is not in the builder's cache ({error}); build it again."
+        ) from error
 
 
 def _scratch(function: Function, grid: tuple[int, int, int]) -> int:
@@ -145,7 +147,9 @@ def _descriptor(
     roots: Mapping[str, int],
 ) -> list[Any]:
     if not _DESCRIPTOR.match(kind):
-        raise MachineryError(f'a descriptor stands where the kernel takes "{kind}"; the plan and its signature disagree.')
+        raise MachineryError(
+            f'a descriptor stands where the kernel takes "{kind}"; the plan and its signature disagree.'
+        )
     view, base = argument.view, pointer_of(argument.view, roots)
     sizes, steps = list(view.shape), list(view.stride)
     nan = argument.padding == "nan"
@@ -176,7 +180,9 @@ def _plain(argument: Argument, kind: str, roots: Mapping[str, int]) -> Any:
         return ctypes.c_uint16(struct.unpack("<H", struct.pack("<e", number))[0])
     if kind == "bf16":
         return ctypes.c_uint16(_bf16(number))
-    raise MachineryError(f'an argument {argument!r} stands where the kernel takes "{kind}", which the judge cannot pass.')
+    raise MachineryError(
+        f'an argument {argument!r} stands where the kernel takes "{kind}", which the judge cannot pass.'
+    )
 
 
 def _bf16(number: float) -> int:

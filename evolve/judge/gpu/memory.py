@@ -23,7 +23,8 @@ _RESERVED = 1 << 40  # address space only; a process that checks everything in i
 class Pages(Protocol):
     """What the driver must do to map by page."""
 
-    granularity: int
+    @property
+    def granularity(self) -> int: ...
 
     def reserve(self, nbytes: int) -> int: ...
 

@@ -28,7 +28,7 @@ START_SECONDS = 120.0  # the first import of torch on a cold disk
 OPEN_SECONDS = 60.0  # a context, a problem file and its first library handle
 FINAL_SECONDS = 600.0  # no single order may take longer, whatever a worker says about its own limits
 # API keys and tokens have no business beside a GPU; what is not named here stays behind.
-_KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_HOME")
+_KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH")
 _KEEP_PREFIXES = ("NVIDIA_", "TORCHINDUCTOR_", "TRITON_")
 
 FaultKind = Literal["hung", "died", "cuda", "memory", "error"]
@@ -104,8 +104,13 @@ class Worker:
         except WireError:
             return None  # the server is gone, and its workers with it
         finally:
-            self._channel.close()
+            self.hang_up()
         return status if isinstance(status, int) else None
+
+    def hang_up(self) -> None:
+        """A worker that is told nothing more ends by itself."""
+        self._channel.close()
+        self._server.workers.discard(self)
 
     def pause(self) -> None:
         with contextlib.suppress(WireError):
@@ -124,6 +129,7 @@ class Server:
         self._control = ours
         self._channel = Channel(ours)
         self._lock = threading.Lock()
+        self.workers: set[Worker] = set()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "evolve.judge.gpu.server", str(theirs.fileno()), entry, *preload],
@@ -136,7 +142,7 @@ class Server:
         except WireError as error:
             self.close()
             raise MachineryError(
-                f"the GPU fork server did not start ({error}); run `python -m evolve.judge.gpu.server` by hand to see why."
+                f"the GPU fork server did not start: {error} What it wrote to stderr says why."
             ) from error
 
     @property
@@ -158,11 +164,15 @@ class Server:
             self._channel.send({"do": "fork"})
             socket.send_fds(self._control, [b"\0"], [theirs.fileno()])
             pid = int(self._channel.receive(seconds=10.0)["pid"])
-        return Worker(self, pid, Channel(ours))
+        worker = Worker(self, pid, Channel(ours))
+        self.workers.add(worker)
+        return worker
 
     def close(self) -> None:
         """Closing the socket ends the server and every worker of it; SIGKILL only if it does not."""
         self._channel.close()
+        for worker in list(self.workers):
+            worker.hang_up()
         try:
             self._process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
@@ -265,5 +275,5 @@ def _as_seconds(value: object, otherwise: float) -> float:
 def _as_kind(value: object) -> FaultKind:
     for kind in ("hung", "died", "cuda", "memory"):
         if value == kind:
-            return kind  # type: ignore[return-value]
+            return kind
     return "error"

@@ -1,0 +1,315 @@
+"""Taking samples: graph replays of whole plans over distinct inputs and outputs, interleaved in blocks.
+
+A sample is one replay of a graph of `calls` calls, each on a set of its own; the number of calls was fixed by the
+baseline at calibration and is the same for all sides. Before each sample, outside the stamps, in this order:
+
+    some elements of every input are overwritten by others of it, at secret places: no content is ever seen twice, so
+    that neither an earlier result nor a fingerprint of the inputs is of use; in-place arguments are restored, scratch
+    is scribbled over;
+    then the L2 is filled with something else, unless the mode is `hot` or the sets are several times its size anyway.
+
+At secret blocks, some sets of the candidate's last sample are compared with the reference in full (`worker`). Deciding
+when to stop and what a figure means is `judge.time`'s.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from evolve.judge.gpu.engine import Engine, Mark, Replay
+from evolve.judge.gpu.launch import Bound, Program
+from evolve.judge.gpu.memory import Buffer, Memory
+from evolve.judge.gpu.place import Placed, allocator, as_outputs, scratch_for
+from evolve.problem import Baseline, Problem
+from evolve.types import Workload
+
+EAGER_CALLS = 20
+STIRRED = 64  # elements in a row: enough that a stale row stands out, few enough to cost nothing
+CUSHIONS = 4  # reads of twice the L2, about 30 µs each
+ENOUGH_L2 = 3  # sets that are together this many times the L2 evict each other
+
+Announce = Callable[[str], None]  # "candidate", "baseline", ...: whose fault the next fault is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """Graphs by letter: C candidate, I incumbent, B baseline."""
+
+    replays: dict[str, Replay]
+    order: str
+
+
+class Timing:
+    """One workload, ready to be sampled."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        memory: Memory,
+        problem: Problem,
+        workload: Workload,
+        *,
+        candidate: Program,
+        incumbent: Program | None,
+        baseline: Baseline,
+        calls: int,
+        random_seed: int,
+        announce: Announce,
+    ) -> None:
+        self.engine, self.problem, self.workload = engine, problem, workload
+        self.candidate, self.calls = candidate, calls
+        self._memory, self._announce = memory, announce
+        self._rng = random.Random(random_seed)
+        announce("inputs")
+        self.sets = [self._set() for _ in range(calls)]
+        self._restore = [(t, t.clone()) for s in self.sets for t in s.tensors("in_out").values()]
+        self._stir = Stir(engine, self.sets, [kept for _, kept in self._restore], self._rng)
+        # Read, never written: written lines would be carried to memory during the sample, at its cost.
+        self._other = torch.zeros(2 * engine.l2_bytes // 4, dtype=torch.int32, device=engine.device)
+        self._flush = self._other.max if workload.mode != "hot" and _evict(self.sets, engine.l2_bytes) else None
+        self._warm = _small_inputs(self.sets) if workload.mode == "weights_cold" else []
+        self._bound: list[Bound] = []
+        self._scratch: list[Buffer] = []
+        self._seen: list[torch.Tensor] = []
+        self.sides = self._capture(candidate, incumbent, baseline)
+
+    def _set(self) -> Placed:
+        made = self.problem.make_inputs(self.workload, self.engine.device, self._rng.getrandbits(48))
+        return Placed(self._memory, self.problem, self.workload, made)
+
+    def _capture(self, candidate: Program, incumbent: Program | None, baseline: Baseline) -> Sides:
+        replays: dict[str, Replay] = {}
+        self._announce("candidate")
+        self._bound = self._bind(candidate)
+        replays["C"] = self._graph(self._bound)
+        if incumbent is not None:
+            self._announce("incumbent")
+            replays["I"] = self._graph(self._bind(incumbent))
+        self._announce("baseline")
+        replays["B"] = self._baseline(baseline)
+        return Sides(replays=replays, order="CIBBIC" if incumbent is not None else "CBBC")
+
+    def _bind(self, program: Program) -> list[Bound]:
+        """One binding a set. Scratch is one for all calls, as it is for a host function that allocates it anew each
+        time: the allocator hands out the same place. Only what the kernels themselves ask for differs by call."""
+        scratch = scratch_for(program.plan, self._memory)
+        self._scratch += scratch.values()
+        pointers = {name: buffer.pointer for name, buffer in scratch.items()}
+        place = allocator(self._memory)
+        return [program.bind(s.roots(program.plan, pointers), place) for s in self.sets]
+
+    def _graph(self, bound: Sequence[Bound]) -> Replay:
+        bound[0].run(self.engine.stream())  # outside the capture first: what fails is then this launch, by name
+        self.engine.synchronize()
+        replay = self.engine.capture(lambda: _run(bound, self.engine.stream()))
+        replay()
+        self.engine.synchronize()
+        return replay
+
+    def _baseline(self, baseline: Baseline) -> Replay:
+        replay = capture_calls(self.engine, baseline, [s.arguments for s in self.sets])
+        replay()
+        self.engine.synchronize()
+        return replay
+
+    # --- sampling ---
+
+    def _before(self, number: int) -> None:
+        """What happens ahead of sample `number` of a block, outside its stamps."""
+        self._stir(number)
+        for tensor, kept in self._restore:
+            tensor.copy_(kept)
+        for buffer in self._scratch:
+            buffer.body.fill_(self._rng.randrange(256))  # what an earlier call left there is of no use
+        if self._flush is not None:
+            self._flush()
+        for tensor in self._warm:
+            tensor.sum()
+
+    def block(self, *, watch: bool = False) -> tuple[list[float], bool | None]:
+        """One block, enqueued as a whole so that the device never waits for the host; microseconds a call.
+
+        `watch` remembers the inputs as the candidate's last sample got them, for `watched`."""
+        marks: list[tuple[Mark, Mark]] = []
+        self._stir.prepare(len(self.sides.order))
+        self._cushion()
+        for number, side in enumerate(self.sides.order):
+            self._before(number)
+            if watch and number == len(self.sides.order) - 1:
+                self._seen = [fingerprint(s) for s in self.sets]
+            if self.workload.mode == "hot":
+                self.sides.replays[side]()
+            first = self.engine.mark()
+            self.sides.replays[side]()
+            marks.append((first, self.engine.mark()))
+        slowed = self.engine.slowed()  # asked while the device works
+        self.engine.synchronize()
+        return [self.engine.between_us(a, b) / self.calls for a, b in marks], slowed
+
+    def _cushion(self) -> None:
+        """Work for the device to be busy with while the host enqueues the first sample. Without it the first stamp is
+        taken before the graph has arrived, always to the cost of the side that comes first: the candidate."""
+        for _ in range(CUSHIONS):
+            self._other.max()
+
+    def warm_up(self, enough_us: float) -> None:
+        """Bring clocks and caches to where they will be; these samples are thrown away."""
+        spent = 0.0
+        while spent < enough_us:
+            times, _ = self.block()
+            spent += max(1.0, sum(times) * self.calls)
+
+    def eager_us(self) -> float:
+        """A call as a host makes it, launch by launch: shown beside the score, never ranked."""
+        runs = [self._bound[i % len(self._bound)] for i in range(EAGER_CALLS)]
+        first = self.engine.mark()
+        for bound in runs:
+            bound.run(self.engine.stream())
+        last = self.engine.mark()
+        self.engine.synchronize()
+        return self.engine.between_us(first, last) / EAGER_CALLS
+
+    # --- what a timed sample computed ---
+
+    def watched(self, most: int) -> tuple[list[Placed], bool]:
+        """After `block(watch=True)`: secret sets of the candidate's last sample, which nothing has run since, and
+        whether the sample left its inputs alone. No extra launch: a kernel cannot tell this sample from the others."""
+        untouched = all(torch.equal(a, fingerprint(s)) for a, s in zip(self._seen, self.sets, strict=True))
+        return self._rng.sample(self.sets, min(most, len(self.sets))), untouched
+
+    def arguments(self, placed: Placed) -> tuple[Any, ...]:
+        """The arguments of a set as they were before the last sample."""
+        kept = {id(t): k for t, k in self._restore}
+        return tuple(kept.get(id(a), a) for a in placed.arguments)
+
+
+class Stir:
+    """Overwrites some elements of every input by others of the same input, in two launches for all sets together.
+
+    Values stay what they were, so whatever a problem promises of its inputs still holds; places are secret."""
+
+    def __init__(
+        self, engine: Engine, sets: Sequence[Placed], kept: Sequence[torch.Tensor], rng: random.Random
+    ) -> None:
+        tensors = [t for s in sets for t in s.tensors("value").values()] + list(kept)
+        moved = [t for t in tensors if t.is_floating_point() and t.numel() > 1]
+        self._groups = [
+            _Group(engine, [t for t in moved if t.element_size() == size], size, rng.getrandbits(62))
+            for size in sorted({t.element_size() for t in moved})
+        ]
+
+    def prepare(self, samples: int) -> None:
+        """Draw the places for a whole block at once: between samples the host must be quick."""
+        for group in self._groups:
+            group.prepare(samples)
+
+    def __call__(self, number: int) -> None:
+        for group in self._groups:
+            group.move(number)
+
+
+_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class _Group:
+    """All inputs of one element size, as places in one span of addresses with holes in it."""
+
+    def __init__(self, engine: Engine, tensors: Sequence[torch.Tensor], size: int, random_seed: int) -> None:
+        self._keep = tensors
+        lowest = min(t.data_ptr() for t in tensors)
+        highest = max(t.data_ptr() + _extent(t) for t in tensors)
+        self._span = engine.span(lowest, (highest - lowest) // size * size).view(_SAME_SIZE[size])
+        self._starts = torch.tensor([(t.data_ptr() - lowest) // size for t in tensors])
+        counts = torch.tensor([_extent(t) // size for t in tensors])
+        self._room = torch.arange(min(STIRRED, int(counts.min())), device=engine.device)
+        self._choices = (counts - len(self._room) + 1).to(torch.float64)
+        self._generator = torch.Generator().manual_seed(random_seed)
+        self._places: torch.Tensor | None = None
+
+    def prepare(self, samples: int) -> None:
+        """[sample, from or to, tensor]: where a run of elements starts."""
+        drawn = torch.rand((samples, 2, len(self._starts)), generator=self._generator, dtype=torch.float64)
+        places = self._starts + (drawn * self._choices).to(torch.int64)
+        self._places = places.to(self._room.device, non_blocking=True).unsqueeze(-1) + self._room
+
+    def move(self, number: int) -> None:
+        """From one run to another of the same tensor; of strided inputs also what lies between, which nobody reads.
+        Where runs overlap some elements stay, which is as good."""
+        assert self._places is not None
+        source, target = self._places[number].flatten(1)
+        self._span[target] = self._span[source]
+
+
+def _extent(tensor: torch.Tensor) -> int:
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
+
+
+def _evict(sets: Sequence[Placed], l2_bytes: int) -> bool:
+    """Whether the sets are too small to push each other out of the L2. One set alone never does so reliably."""
+    own = sum(b.nbytes for s in sets for b in s.storages("value", "index", "in_out").values())
+    return own < ENOUGH_L2 * l2_bytes or len(sets) == 1
+
+
+def _small_inputs(sets: Sequence[Placed]) -> list[torch.Tensor]:
+    """`weights_cold`: the largest input streams from memory, the others were just produced by somebody else."""
+    small = []
+    for placed in sets:
+        tensors = list(placed.tensors("value", "in_out").values())
+        largest = max(tensors, key=lambda t: t.numel() * t.element_size(), default=None)
+        small += [t for t in tensors if t is not largest]
+    return small
+
+
+def _run(bound: Sequence[Bound], stream: int) -> None:
+    for each in bound:
+        each.run(stream)
+
+
+def capture_calls(engine: Engine, baseline: Baseline, sets: Sequence[Sequence[Any]]) -> Replay:
+    """The baseline's calls as one graph. Their outputs are all kept: each call writes to memory of its own."""
+    for _ in range(2):  # libraries choose and load kernels at the first calls, which no capture allows
+        baseline.call(*sets[0])
+    engine.synchronize()
+    return engine.capture(lambda: [baseline.call(*arguments) for arguments in sets])
+
+
+def fingerprint(placed: Placed) -> torch.Tensor:
+    """Two sums over all bits of each input, on the device: any single change shows, and so does an exchange."""
+    tensors = [t for t in placed.tensors("value", "index").values() if t.numel()]
+    return torch.stack([_sums(t) for t in tensors]) if tensors else torch.zeros(1)
+
+
+def _sums(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows of 1024, so that the weights stay small; wraps around at 64 bits."""
+    flat = tensor.as_strided((_extent(tensor) // tensor.element_size(),), (1,)).view(_SAME_SIZE[tensor.element_size()])
+    rows = flat[: flat.numel() // 1024 * 1024].view(-1, 1024)
+    weights = torch.arange(1, 1025, device=flat.device, dtype=torch.int64)
+    columns = rows.sum(0, dtype=torch.int64)
+    lines = rows.sum(1, dtype=torch.int64)
+    rest = flat[rows.numel() :].to(torch.int64)
+    places = torch.arange(1, rest.numel() + 1, device=flat.device, dtype=torch.int64)
+    return torch.stack(
+        [
+            (columns * weights).sum() + (rest * places).sum(),
+            (lines * (torch.arange(lines.numel(), device=flat.device, dtype=torch.int64) * 2 + 1)).sum() + rest.sum(),
+        ]
+    )
+
+
+def reference_of(problem: Problem, workload: Workload, arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """The right answer, in float64 from the inputs as rounded to their dtype."""
+    given = [a for a in problem.arguments if a.role != "out"]
+    raised = [_raised(a) if r.role in ("value", "in_out") else a for a, r in zip(arguments, given, strict=True)]
+    named = dict(zip((a.name for a in given), raised, strict=True))
+    return as_outputs(problem.reference(*raised), problem.outputs(workload), named)
+
+
+def _raised(argument: Any) -> Any:
+    floating = isinstance(argument, torch.Tensor) and argument.is_floating_point()
+    return argument.to(torch.float64) if floating else argument
