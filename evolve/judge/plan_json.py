@@ -8,6 +8,7 @@ view fits its storage or a kernel exists is for `gate.py`.
 
 from __future__ import annotations
 
+import functools
 import json
 import types
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ def _read(kind: Any, raw: Any, where: str) -> Any:
 def _object(kind: Any, raw: Any, where: str) -> Any:
     if not isinstance(raw, dict):
         raise PlanError(f"{where}: {_shown(raw)} is no {kind.__name__} object.")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     known = {f.name: f for f in fields(kind)}
     unknown = sorted(set(raw) - set(known))
     missing = sorted(n for n, f in known.items() if n not in raw and f.default is MISSING)
@@ -80,6 +81,11 @@ def _object(kind: Any, raw: Any, where: str) -> Any:
         wrong = f"unknown key {unknown[0][:80]!r}" if unknown else f"no key {missing[0]!r}"
         raise PlanError(f"{where}: {wrong}; a {kind.__name__} has {', '.join(known)}.")
     return kind(**{name: _read(hints[name], value, f"{where}.{name}") for name, value in raw.items()})
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    return get_type_hints(kind)
 
 
 def _tuple(kinds: tuple[Any, ...], raw: Any, where: str) -> tuple[Any, ...]:
