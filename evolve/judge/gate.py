@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from evolve.errors import ProblemError
 from evolve.judge.arguments import LaunchRules, Refused, itemsize, span
 from evolve.judge.certificate import certificate
 from evolve.judge.plan import Launch, Lowered, Plan, Root, View
@@ -140,13 +141,12 @@ class Inspection:
     @classmethod
     def of(cls, problem: Problem, workload: Workload, plan: Plan) -> Inspection:
         outputs = problem.outputs(workload)
-        by_argument = {spec.argument: spec for spec in outputs if spec.argument}
         values = iter(problem.make_inputs(workload, "meta", 0))
         inputs: dict[int, int] = {}
         given: dict[int, TensorSpec] = {}
         for position, argument in enumerate(problem.arguments):
             if argument.role == "out":
-                given[position] = by_argument[argument.name]
+                given[position] = provided(problem, argument.name, outputs)
             else:
                 value: Any = next(values)
                 if hasattr(value, "untyped_storage"):
@@ -242,12 +242,18 @@ class Inspection:
             raise Refused(f"output {spec.name!r} is given to no kernel; launch the kernel that computes it")
 
     def belongs(self, spec: TensorSpec, root: Root) -> bool:
-        """A returned tensor is new; one that the caller gave lies in that argument and nowhere else."""
-        if spec.argument is None:
-            return root.kind == "output" and root.argument is None
+        """A returned tensor is new; what is written in place, or into the caller's buffer, lies there."""
+        in_place = spec.argument is not None and spec not in self.given.values()
         if root.kind == "input":
-            return root.argument is not None and self.names[root.argument] == spec.argument
-        return root.kind == "output" and self.given.get(-1 if root.argument is None else root.argument) == spec
+            return in_place and root.argument is not None and self.names[root.argument] == spec.argument
+        return root.kind == "output" and not in_place and (root.argument is None or self.given[root.argument] == spec)
+
+
+def provided(problem: Problem, name: str, outputs: Sequence[TensorSpec]) -> TensorSpec:
+    for spec in outputs:
+        if name in (spec.argument, spec.name):
+            return spec
+    raise ProblemError(f"{problem.path or problem.name}: argument {name!r} has role out and is no output's argument.")
 
 
 def bytes_of(spec: TensorSpec) -> int:

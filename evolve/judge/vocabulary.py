@@ -41,10 +41,10 @@ ATTRIBUTES = words(
     versioningDisable licm lhs_k_pack rhs_k_pack overflowFlags fastmath nsw nuw none contract"""
 )
 KEYWORDS = words(
-    """module public private attributes array dense true false to do else step iter_args scale tensor unsigned
-    x y z eq ne slt sle sgt sge ult ule ugt uge oeq ogt oge olt ole one ord ueq une uno acq_rel acquire release
-    relaxed cta gpu sys add and exch fadd max min or umax umin xor inc dec ca cg cs cv wb wt evict_first evict_last all local nan
-    tf32 tf32x3 ieee bf16x3 bf16x6 rtne rtz e2m1 e4m3 e5m2 e2m3 e3m2"""
+    """module public private attributes array dense true false to do else step iter_args scale tensor unsigned x y z eq
+    ne slt sle sgt sge ult ule ugt uge oeq ogt oge olt ole one ord ueq une uno acq_rel acquire release relaxed cta
+    gpu sys add and exch fadd max min or umax umin xor inc dec ca cg cs cv wb wt evict_first evict_last all local
+    nan tf32 tf32x3 ieee bf16x3 bf16x6 rtne rtz e2m1 e4m3 e5m2 e2m3 e3m2"""
 )
 ELEMENTS = words(
     "i1 i8 i16 i32 i64 si8 si16 si32 si64 ui8 ui16 ui32 ui64 f16 bf16 f32 f64 fp16 "
