@@ -83,12 +83,15 @@ class MemberContract:
     async def ask(self, member: Member, draw: Draw) -> Reply | None:
         """The reply, or None if the member says that it cannot be asked. Anything else is a breach."""
         try:
-            reply = await asyncio.wait_for(member.ask(draw, self.prompt(draw)), self.patience)
+            async with asyncio.timeout(self.patience):  # not wait_for, whose own task would hide how ours is cancelled
+                reply = await member.ask(draw, self.prompt(draw))
         except MemberUnavailable as absent:
-            assert str(absent), "MemberUnavailable says why: the sentence is shown"
-            return None
-        _sound(reply, member)
-        return reply
+            why = str(absent)
+        else:
+            _sound(reply, member)
+            return reply
+        assert why, "MemberUnavailable says why: the sentence is shown"
+        return None
 
     # --- The contract ---------------------------------------------------------------------------------------------
 

@@ -46,5 +46,14 @@ class ReplayMember:
             last = max(self._replies, default=None)
             why = f"{self._source} has no reply for step {draw.step}; its last is for step {last}"
             return Reply(member=self._name, text="", finish_reason=why)
-        model = recorded.model or recorded.member
-        return replace(recorded, member=self._name, model=model, tokens_in=0, tokens_out=0, cost_usd=0.0, seconds=0.0)
+        empty = not recorded.text.strip() and recorded.finish_reason in ("", "stop")
+        return replace(
+            recorded,
+            member=self._name,
+            model=recorded.model or recorded.member,
+            finish_reason="the recorded reply is empty" if empty else recorded.finish_reason,
+            tokens_in=0,
+            tokens_out=0,
+            cost_usd=0.0,
+            seconds=0.0,
+        )
