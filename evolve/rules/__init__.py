@@ -5,11 +5,17 @@
 
 from __future__ import annotations
 
-from evolve.rules import descriptors, parameters, program_order
+from evolve.rules import descriptors, even_k, parameters, persistent, program_order
 from evolve.rules.base import Applied, Context, Declined, No, Rule
 from evolve.rules.source import parse
 
-RULES: tuple[Rule, ...] = (parameters.RULE, program_order.RULE, descriptors.RULE)
+RULES: tuple[Rule, ...] = (
+    parameters.RULE,
+    program_order.RULE,
+    descriptors.RULE,
+    even_k.RULE,
+    persistent.RULE,
+)
 
 __all__ = ["RULES", "Applied", "Context", "Declined", "Rule", "apply"]
 

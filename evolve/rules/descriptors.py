@@ -190,7 +190,7 @@ def _indent(lines: list[str], depth: int) -> list[str]:
 def _load(edits: Edits, found: DotLoop, plans: list[Plan], switch: str) -> None:
     """`if switch: descriptor loads, else: the pointer loads and their steps`, in the place of the last load."""
     steps = [s for plan in plans for s in _steps(found, plan.tile)]
-    loads = [plan.tile.line for plan in plans]
+    loads = [_holder(found, plan) for plan in plans]
     _same_block(found, plans, steps)
     lines = [f"if {switch}:"]
     for plan in plans:
@@ -199,11 +199,20 @@ def _load(edits: Edits, found: DotLoop, plans: list[Plan], switch: str) -> None:
             lines += [f"    if {plan.flag}:", f"        {turned}", "    else:", f"        {straight}"]
         else:
             lines.append(f"    {turned if plan.columns else straight}")
-    old = [x for x in found.loop.node.body.body if x in loads or x in steps]
+    old: list[cst.CSTNode] = [x for x in found.loop.node.body.body if x in loads or x in steps]
     lines += ["else:", *(f"    {row}" for x in old for row in found.source.code(x).splitlines())]
     place = max(loads, key=old.index)
     for line in old:
         edits.replace(line, "\n".join(lines) + "\n" if line is place else "")
+
+
+def _holder(found: DotLoop, plan: Plan) -> cst.CSTNode:
+    """The load, or the `if` around the ways to load this operand and nothing else."""
+    holder = found.holder(plan.tile.line)
+    inside = {b.name for b in found.scope.binds if b.line is holder or holder in b.inside}
+    if inside != {plan.tile.target}:
+        raise No(f"The load of `{plan.tile.target}` stands in a branch with something else.")
+    return holder
 
 
 def _steps(found: DotLoop, tile: Tile) -> list[cst.SimpleStatementLine]:
@@ -219,8 +228,9 @@ def tree_name(tile: Tile) -> str | None:
 
 def _same_block(found: DotLoop, plans: list[Plan], steps: list[cst.SimpleStatementLine]) -> None:
     """Loads and steps may move together only if nothing between them or after them minds."""
-    body, loads = list(found.loop.node.body.body), [plan.tile.line for plan in plans]
-    if any(line not in body or len(line.body) != 1 for line in [*loads, *steps, found.dot_line]):
+    body, loads = list(found.loop.node.body.body), [_holder(found, plan) for plan in plans]
+    alone = [plan.tile.line for plan in plans] + steps
+    if any(line not in body for line in [*loads, *steps, found.dot_line]) or any(len(x.body) != 1 for x in alone):
         raise No("Loads, pointer steps and the tl.dot do not stand side by side in the loop.")
     first, last = sorted(body.index(line) for line in loads)
     if body.index(found.dot_line) < last:

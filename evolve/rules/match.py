@@ -14,7 +14,7 @@ import libcst as cst
 
 from evolve.rules.base import No
 from evolve.rules.source import Kernel, Launch, Line, Source
-from evolve.rules.symbols import Scope, Sum, Vec, factors, folded, identifiers, plus, substitute, times
+from evolve.rules.symbols import Bind, Scope, Sum, Vec, factors, folded, identifiers, plus, substitute, times
 
 RANGES = ("range", "tl.range")
 
@@ -71,23 +71,24 @@ class DotLoop:
     rhs: str
 
     def tile(self, name: str) -> Tile:
-        """The load of an operand, where there is exactly one."""
-        loads = [
-            (b, call)
-            for b in self.scope.of(name)
-            if self.loop.node in b.inside and (call := called(b.value, "tl.load")) is not None
-        ]
-        binds = [b for b in self.scope.of(name) if self.loop.node in b.inside]
-        if len(loads) != 1 or len(binds) != 1:
+        """The pointer load of an operand: the only one, or the last of the branches of an `if`, which is the general
+        one. A descriptor's load may stand beside it."""
+        loads = self.loads(name)
+        if not loads or (len(loads) > 1 and not all(isinstance(b.inside[-1], cst.If | cst.Else) for b, _ in loads)):
             raise No(f"`{name}` is not loaded by exactly one tl.load in the loop of {self.kernel.name}.")
-        bind, call = loads[0]
+        bind, call = loads[-1]
         assert isinstance(bind.line, cst.SimpleStatementLine)
         return tile_of(self.scope, call, bind.at, bind.line, name, self.loop)
 
-    @property
-    def direct(self) -> bool:
-        """The dot's operands are loaded in the loop by name."""
-        return all(any(self.loop.node in b.inside for b in self.scope.of(n)) for n in (self.lhs, self.rhs))
+    def loads(self, name: str) -> list[tuple[Bind, ast.Call]]:
+        binds = [b for b in self.scope.of(name) if self.loop.node in b.inside]
+        return [(b, call) for b in binds if (call := called(b.value, "tl.load")) is not None]
+
+    def holder(self, line: cst.CSTNode) -> cst.CSTNode:
+        """The statement of the loop's own block in which a line stands: the line itself, or an `if` around it."""
+        inside = next((inside for _, x, inside in self.scope.lines if x is line), ())
+        chain = [*inside, line]
+        return chain[chain.index(self.loop.node) + 1] if self.loop.node in chain else line
 
 
 def called(node: ast.expr | None, head: str) -> ast.Call | None:
@@ -352,10 +353,10 @@ def stored_tile(found: DotLoop) -> Tile:
 
 def on_host(found_launch: Launch, kernel: Kernel, text: str) -> str:
     """A kernel expression over its parameters, as the host would write it."""
-    unknown = identifiers(text) - set(kernel.params)
-    if unknown or not identifiers(text) <= set(found_launch.arguments):
+    known = {**kernel.defaults, **found_launch.arguments}
+    if not identifiers(text) <= set(kernel.params) & set(known):
         raise No(f"`{text}` is not made of the kernel's parameters, so that the host cannot check it.")
-    return substitute(text, found_launch.arguments)
+    return substitute(text, known)
 
 
 def body_lines(node: cst.For) -> list[Line]:

@@ -83,10 +83,10 @@ def _parts(node: ast.expr) -> tuple[str, str]:
 def _linear(scope: Scope, pid: str, row: Bind) -> bool:
     """The number that is split is the program's own, or the tile of a persistent loop."""
     bind = scope.last(pid, row.at) if pid.isidentifier() else None
-    if bind is None:
+    if any(b.op == "for" for b in scope.of(pid)):
+        return len(scope.of(pid)) == 1
+    if bind is None or bind.value is None:
         return pid in ("tl.program_id(0)", "tl.program_id(axis=0)")
-    if bind.op == "for" or bind.value is None:
-        return True
     return ast.unparse(bind.value) in ("tl.program_id(0)", "tl.program_id(axis=0)")
 
 

@@ -29,6 +29,7 @@ class Kernel:
     name: str
     params: tuple[str, ...]
     constexprs: frozenset[str]
+    defaults: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +142,7 @@ def _kernel(function: cst.FunctionDef, module: cst.Module) -> Kernel:
         name=function.name.value,
         params=tuple(p.name.value for p in params.params),
         constexprs=frozenset(constexprs),
+        defaults={p.name.value: module.code_for_node(p.default) for p in params.params if p.default is not None},
     )
 
 
@@ -239,6 +241,12 @@ class Edits(cst.CSTTransformer):
             raise No(f"{kernel.name} has starred or keyword-only parameters; the rule adds only to plain ones.")
         default = f" = {absent}" if any(p.default is not None for p in params.params) else ""
         self.append(params, f"{name}: tl.constexpr{default}")
+        self.append(launch.call, f"{name}={value}")
+
+    def scalar(self, kernel: Kernel, launch: Launch, name: str, value: str) -> None:
+        """One more run-time parameter, which the launch fills by keyword."""
+        default = "=0" if any(p.default is not None for p in kernel.node.params.params) else ""
+        self.append(kernel.node.params, f"{name}{default}")
         self.append(launch.call, f"{name}={value}")
 
     def tunable(self, name: str, default: Scalar, space: Sequence[Scalar] = ()) -> None:

@@ -77,3 +77,34 @@ def test_the_same_programs_in_another_order_are_launched():
     for number in range(6):
         after = one(moved("program order", source, number).source, entry, meta(512, 512), meta(512, 512))
         assert after.grid == before.grid
+
+
+@pytest.mark.parametrize("kernel", ["seed", "axes", "grouped"])
+def test_even_k_takes_comparisons_out_of_the_loop(kernel):
+    source, entry, _ = PRODUCTS[kernel]
+    found = moved("EVEN_K", source)
+    before, after = (one(s, entry, meta(512, 512), meta(512, 512)) for s in (source, found.source))
+    assert after.counts.total() < before.counts.total()
+    assert after.counts["LDGSTS"] >= before.counts["LDGSTS"] > 0
+    odd = [one(s, entry, meta(333, 191), meta(191, 257)).counts for s in (source, found.source)]
+    assert odd[0] == odd[1]
+
+
+def test_a_persistent_grid_has_a_program_for_each_sm_at_most():
+    source, entry, _ = PRODUCTS["seed"]
+    found = moved("persistent grid", source)
+    assert one(found.source, entry, meta(4096, 4096), meta(4096, 4096)).grid == (132,)
+    assert one(found.source, entry, meta(4096, 4096), meta(4096, 4096), NUM_SMS=78).grid == (78,)
+    assert one(found.source, entry, meta(64, 512), meta(512, 64)).grid == (1,)
+
+
+def test_moves_add_up_to_what_an_engineer_would_write():
+    source, entry, _ = PRODUCTS["seed"]
+    for name in ("tensor descriptors", "program order", "persistent grid"):
+        source = moved(name, source, 1).source
+    shape = {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3}
+    built = one(source, entry, meta(4096, 4096), meta(4096, 4096), **shape)
+    assert built.grid == (132,)
+    assert built.meets({"UTMALDG": ">0", "UTMASTG": ">0", "HGMMA": ">0", "LDGSTS": "=0"})
+    assert built.spills_bytes == 0
+    assert built.shared_bytes <= 232_448

@@ -1,0 +1,133 @@
+"""R4: as many programs as there are SMs, each taking one tile after another.
+
+Launch cost and prologue are paid once a program, and what is set up before the loop (descriptors) is set up once. Small
+grids gain nothing and may lose; the judge says. `NUM_SMS` is the reserved parameter that whoever launches fills in.
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from dataclasses import dataclass
+
+import libcst as cst
+
+from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.source import Edits, Kernel, Launch, Source, lines_of, tree
+from evolve.rules.symbols import Bind, Scope, substitute
+
+REASON = "Launch one program for each SM and let it take tile after tile: prologues and launch cost are paid once."
+FIRST = ("tl.program_id(0)", "tl.program_id(axis=0)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """The launch's grid of one axis: the line that makes it, if any, and its size on the host."""
+
+    line: cst.SimpleStatementLine | None
+    size: str
+
+
+def rewrite(source: Source, context: Context) -> Applied:
+    if len(source.launches) != 1:
+        raise No(f"The entry makes {len(source.launches)} launches; the rule handles one.")
+    launch = source.launches[0]
+    kernel = source.kernels[launch.kernel]
+    if "NUM_SMS" in source.names:
+        raise No("The candidate already asks for the number of SMs.")
+    pid = _program(source, kernel)
+    grid = one_axis(source, launch)
+    tiles = source.fresh("tiles")
+    edits = Edits(source)
+    _loop(edits, kernel, pid, tiles)
+    edits.scalar(kernel, launch, tiles, tiles)
+    edits.constexpr(kernel, launch, "NUM_SMS", "NUM_SMS", "1")
+    edits.tunable("NUM_SMS", 132)
+    size = f"{tiles} = {grid.size}\n"
+    if grid.line is not None:
+        name = source.code(launch.grid)
+        edits.replace(grid.line, f"{size}{name} = (min(NUM_SMS, {tiles}),)\n")
+    else:
+        edits.before(launch.statement, size)
+        edits.expression(launch.grid, f"(min(NUM_SMS, {tiles}),)")
+    return Applied(source=edits.result(), hypothesis=REASON)
+
+
+def _program(source: Source, kernel: Kernel) -> Bind:
+    """The one `pid = tl.program_id(0)` on which everything else depends."""
+    code = source.code(kernel.node)
+    if code.count("tl.program_id(") != 1 or "tl.num_programs" in code:
+        raise No(f"{kernel.name} does not take its tile from one program id.")
+    if any(isinstance(small, cst.Return) for line in lines_of(kernel.node.body) for small in _small(line)):
+        raise No(f"{kernel.name} returns early.")
+    binds = Scope(source, kernel).binds
+    found = [b for b in binds if b.op == "" and b.value is not None and ast.unparse(b.value) in FIRST]
+    if len(found) != 1 or found[0].inside or len(_small(found[0].line)) != 1:
+        raise No(f"{kernel.name} has no plain line `pid = tl.program_id(0)`.")
+    pid = found[0]
+    early, late = ({b.name for b in binds if (b.at < pid.at) == first} for first in (True, False))
+    if early & late or len([b for b in binds if b.name == pid.name]) != 1:
+        raise No("A value from before the tile is known changes afterwards, so that tiles would not be independent.")
+    return pid
+
+
+def _small(line: cst.CSTNode) -> list[cst.BaseSmallStatement]:
+    return list(line.body) if isinstance(line, cst.SimpleStatementLine) else []
+
+
+def _loop(edits: Edits, kernel: Kernel, pid: Bind, tiles: str) -> None:
+    lines = list(kernel.node.body.body)
+    rest = lines[lines.index(pid.line) + 1 :]
+    if not rest:
+        raise No(f"{kernel.name} does nothing with its program id.")
+    head = f"for {pid.name} in tl.range(tl.program_id(0), {tiles}, NUM_SMS):\n"
+    body = "".join(edits.source.module.code_for_node(line) for line in rest)
+    edits.replace(pid.line, head + textwrap.indent(body, "    "))
+    for line in rest:
+        edits.replace(line, "")
+
+
+def one_axis(source: Source, launch: Launch) -> Grid:
+    text = source.code(launch.grid)
+    line = None
+    if isinstance(launch.grid, cst.Name):
+        line, text = _made(source, launch.grid.value)
+    node = tree(text)
+    if isinstance(node, ast.Lambda) and len(node.args.args) == 1:
+        node = _without_meta(node, launch)
+    if not (isinstance(node, ast.Tuple) and len(node.elts) == 1):
+        raise No("The grid has more than one axis, or is not written as a tuple.")
+    return Grid(line=line, size=ast.unparse(node.elts[0]))
+
+
+def _made(source: Source, name: str) -> tuple[cst.SimpleStatementLine, str]:
+    found = []
+    for line in lines_of(source.entry.body):
+        for small in _small(line):
+            if isinstance(small, cst.Assign) and source.code(small.targets[0].target) == name:
+                found.append((line, source.code(small.value), line in source.entry.body.body))
+    if len(found) != 1 or not found[0][2] or len(_small(found[0][0])) != 1:
+        raise No(f"The grid `{name}` is not made by one line of the entry.")
+    assert isinstance(found[0][0], cst.SimpleStatementLine)
+    return found[0][0], found[0][1]
+
+
+def _without_meta(node: ast.Lambda, launch: Launch) -> ast.expr:
+    meta = node.args.args[0].arg
+
+    class Change(ast.NodeTransformer):
+        def visit_Subscript(self, item: ast.Subscript) -> ast.expr:
+            if isinstance(item.value, ast.Name) and item.value.id == meta and isinstance(item.slice, ast.Constant):
+                known = {**launch.arguments, **launch.options}.get(str(item.slice.value))
+                if known is None:
+                    raise No(f"The grid reads `{ast.unparse(item)}`, which the launch does not give.")
+                return tree(known)
+            return item
+
+    body: ast.expr = Change().visit(tree(ast.unparse(node.body)))
+    if meta in {n.id for n in ast.walk(body) if isinstance(n, ast.Name)}:
+        raise No("The grid uses its argument in a way that the rule does not follow.")
+    return tree(substitute(ast.unparse(body), {}))
+
+
+RULE = Rule(name="persistent grid", reason=REASON, rewrite=rewrite)
