@@ -127,7 +127,7 @@ def events(steps: int, *, random_seed: int = 0, modelled: bool = False) -> Itera
     yield Judged(step=0, candidate=seed, evaluation=passed(rng, 0.62, beats=False, modelled=modelled))
     alive, best = [(seed, 0.62)], 0.62
     for step in range(1, steps):
-        parent, score = alive[-1] if rng.random() < 0.4 else rng.choice(alive[-200:])
+        parent, score = max((rng.choice(alive[-60:]) for _ in range(3)), key=lambda one: one[1])
         member, kind, cost = rng.choice(MEMBERS)
         user = f"step {step}\n" + (text + str(rng.random())) * 2
         prompt = Prompt(system=system, user=user, kind=kind)
@@ -159,7 +159,7 @@ def events(steps: int, *, random_seed: int = 0, modelled: bool = False) -> Itera
             failed = Evaluation(verdict=verdict, feedback=feedback, stage="check", evidence={"log": "x" * 500})
             yield Judged(step=step, candidate=None if verdict is Verdict.UNREADABLE else child, evaluation=failed)
             continue
-        found = score * (1 + rng.gauss(-0.01, 0.03) * (1.3 - min(score, 1.25)))
+        found = score * (1 + rng.gauss(-0.01, 0.12) * (1.25 - min(score, 1.2)))
         beats = found > best * 1.008
         yield Judged(step=step, candidate=child, evaluation=passed(rng, found, beats=beats, modelled=modelled))
         alive.append((child, found))
