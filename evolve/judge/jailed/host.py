@@ -65,9 +65,9 @@ class _Devices(TorchFunctionMode):
         return func(*args, **given)
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, allocate: Allocate) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.allocate = allocate
 
     def __torch_dispatch__(
