@@ -25,7 +25,8 @@ def module(path: str | Path) -> ModuleType:
     """A kernel file, by its path."""
     name = f"lowering_{digest_of(str(path))}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded
@@ -51,7 +52,6 @@ def ttir(
     kernel: Any, arguments: Mapping[str, Any], target: Target, options: Mapping[str, int]
 ) -> tuple[str, list[str]]:
     """The module's text, and the names of the arguments that stay arguments."""
-    import triton
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget
     from triton.compiler.compiler import ASTSource, make_backend
@@ -76,7 +76,6 @@ def ttir(
     made = source.make_ir(chip, chosen, backend.get_codegen_implementation(chosen), backend.get_module_map(), context)
     stages: dict[str, Any] = {}
     backend.add_stages(stages, chosen, source.language)
-    assert triton.__version__
     return str(stages["ttir"](made, {})), [name for name, kind in signature.items() if kind != "constexpr"]
 
 

@@ -11,11 +11,21 @@ from evolve.types import Json, Verdict
 TAIL = 4000
 # `loc("file":35:12): error: ...` and `file:35:12: error: ...` of MLIR; the line is the candidate's.
 DIAGNOSTIC = re.compile(r'^(?:loc\()?"?([^\s":]+)"?:(\d+):\d+\)?: error: (.+)$', re.MULTILINE)
+GENERIC = "Failures have been detected"  # follows the true reason
+FATAL = (
+    (re.compile(r"^ptxas(?:-blackwell)?\s.*?(?:fatal|error)\s*:\s*(.+)$", re.MULTILINE), "assembler"),
+    (re.compile(r"^LLVM ERROR: (.+)$", re.MULTILINE), "compiler"),
+    (re.compile(r"Pipeline failed while executing \[`(\w+)`", re.MULTILINE), "compiler's pass"),
+)
 OURS = "kernel.ttir"  # what the compiler calls the text where the text names no source
 # Our own frames, the command lines of this machine, and blank lines in rows.
 NOISE = (
     re.compile(r"^Traceback .*\n(?:^[ \t].*\n)*", re.MULTILINE),
     re.compile(r"^(?:Repro command:|subprocess\.CalledProcessError:|During handling of).*\n?", re.MULTILINE),
+    re.compile(
+        r"^(?:#\w+ = .*\n)*^module .*?^#-\}\n", re.MULTILINE | re.DOTALL
+    ),  # the pass's whole input, for its makers
+    re.compile(r"^module .*\n\s*\^\n|^.*reproducer generated at.*\n?", re.MULTILINE),
     re.compile(r"^\s*\n", re.MULTILINE),
 )
 SPECIALIZED = "tt.warp_specialize"
@@ -42,11 +52,15 @@ def explain(*, kernel: str, log: str, limit: float | None, code: int, ttir: str)
 
 
 def _what(log: str, code: int) -> tuple[str, int]:
-    found = DIAGNOSTIC.search(log)
-    if found:
-        return f"the compiler refused it: {found[3].strip().rstrip('.')}.", 0 if found[1] == OURS else int(found[2])
-    if fatal := re.search(r"^ptxas(?:-blackwell)?\s*.*?(?:fatal|error)\s*:\s*(.+)$", log, re.MULTILINE):
-        return f"the assembler refused it: {fatal[1].strip().rstrip('.')}.", 0
+    """What happened and the candidate's line, 0 if the compiler named none."""
+    said = [found for found in DIAGNOSTIC.finditer(log) if not found[3].startswith(GENERIC)]
+    said.sort(key=lambda found: found[1] == OURS)  # one that knows the candidate's line comes first
+    if said:
+        line = 0 if said[0][1] == OURS else int(said[0][2])
+        return f"the compiler refused it: {said[0][3].strip().rstrip('.')}.", line
+    for pattern, who in FATAL:
+        if fatal := pattern.search(log):
+            return f"the {who} refused it: {fatal[1].strip().rstrip('.')}.", 0
     if code < 0:
         return f"the compiler crashed ({_signal(-code)}); the source is legal and the compiler is not up to it.", 0
     if "MemoryError" in log or "bad_alloc" in log:

@@ -163,7 +163,8 @@ def _timed(work: Work, target: Target, roots: Mapping[str, Root], function: Func
     stored += 2 * counts.bytes_of(*ATOMIC) * counts.programs  # read, added to, written
     l2 = _seconds_of(_asked(counts) + stored, target.l2_gbs)
     memory = _seconds_of(_fetched(work, target, roots, function) + stored, target.memory_gbs * MEMORY_REACHED)
-    overlapped = sum(side**OVERLAP for side in (compute, l2, memory, latency)) ** (1 / OVERLAP)
+    # A block's chain holds its own computing, so of these two the longer counts; traffic overlaps with either.
+    overlapped = sum(side**OVERLAP for side in (max(compute, latency), l2, memory)) ** (1 / OVERLAP)
     # Nothing else hides the start and the end of the only, or the last, round of blocks.
     edges = PROLOGUE_US * (1.0 if together <= 1 else 0.6)
     terms = {
