@@ -70,6 +70,7 @@ def fill(
     """The same arguments, with the floating tensors of role `value` rewritten in place. `roles` goes with `arguments`,
     so without the problem's `out` ones; `allows` is the variant's."""
     tensors = [t for t, role in zip(arguments, roles, strict=True) if role == "value" and _can_take(t)]
+    tensors = [t if t.ndim else t.reshape(1) for t in tensors]  # still the same storage
     for index, tensor in enumerate(tensors):
         rng = torch.Generator(tensor.device).manual_seed(_seed(random_seed, family, index))
         values = _values(tensors, index, family, random_seed, rng, allows)
@@ -155,7 +156,7 @@ def _cancellation(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     a product sums over, the terms of a pair cancel but for a sixteenth."""
     drawn = _normal(tensor, rng)
     noise = 1 + _normal(tensor, rng) / AMPLIFIES["cancellation"]
-    last = tensor.shape[-1] // 2 * 2 if tensor.ndim else 0
+    last = tensor.shape[-1] // 2 * 2
     if last:
         drawn[..., 1:last:2] = -drawn[..., 0:last:2]
     if tensor.ndim > 1:
@@ -166,7 +167,7 @@ def _cancellation(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 def _mixed(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Stripes of 16 rows and 64 columns in turn from four families, so that no statistic of the tensor tells which."""
-    columns = torch.arange(tensor.shape[-1] if tensor.ndim else 1, device=tensor.device) // 64
+    columns = torch.arange(tensor.shape[-1], device=tensor.device) // 64
     kind = columns
     if tensor.ndim > 1:
         kind = kind[None, :] + (torch.arange(tensor.shape[-2], device=tensor.device) // 16)[:, None]
@@ -194,7 +195,7 @@ def _last_tile(tensors: Sequence[torch.Tensor], index: int, random_seed: int) ->
     """One tensor is zero but for its tail: the first along its last dimension, or the last along the one before."""
     tensor = tensors[index]
     first = random_seed % 2 == 0
-    if index != (0 if first else len(tensors) - 1) or not tensor.ndim:
+    if index != (0 if first else len(tensors) - 1):
         return None
     dim = tensor.ndim - 1 if first or tensor.ndim == 1 else tensor.ndim - 2
     size = tensor.shape[dim]

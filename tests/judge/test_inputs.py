@@ -16,7 +16,7 @@ def pair(dtype, m=96, n=80, k=64, seed=0):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", (*FAMILIES, *LOGITS))
+@pytest.mark.parametrize("family", [*FAMILIES, *LOGITS])
 def test_every_family_is_finite_and_the_same_for_the_same_seed(family, dtype):
     first = fill(pair(dtype), ("value", "value"), family, 7)
     again = fill(pair(dtype), ("value", "value"), family, 7)
