@@ -215,7 +215,7 @@ def _line_in(error: BaseException, file: Path) -> str:
         return f":{error.lineno}"
     trace, line = error.__traceback__, ""
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(file):
+        if Path(trace.tb_frame.f_code.co_filename) == file.absolute():  # the import machinery makes it absolute
             line = f":{trace.tb_lineno}"
         trace = trace.tb_next
     return line
@@ -240,4 +240,6 @@ def _check(problem: Problem) -> None:
         outputs = {spec.name for spec in problem.outputs(bind(problem.workloads[0], variant))}
         missing = outputs - set(variant.comparators)
         if missing:
-            raise ProblemError(f'{where}: variant "{variant.name}" has no comparator for output {sorted(missing)[0]!r}.')
+            raise ProblemError(
+                f'{where}: variant "{variant.name}" has no comparator for output {sorted(missing)[0]!r}.'
+            )

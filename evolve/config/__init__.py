@@ -8,6 +8,7 @@ does is told where it is used; whether a problem, a GPU or a member can be had i
 from evolve.config.dump import dump, flat, plain
 from evolve.config.load import load_config, parse_config
 from evolve.config.tree import (
+    OPTIONS,
     BudgetConfig,
     CommandOptions,
     ConcurrencyConfig,
@@ -27,6 +28,7 @@ from evolve.config.tree import (
 )
 
 __all__ = [
+    "OPTIONS",
     "BudgetConfig",
     "CommandOptions",
     "ConcurrencyConfig",
