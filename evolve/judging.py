@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from evolve.journal import Journal
 from evolve.loop import seeds_of
 from evolve.problem import Problem
 from evolve.runs import named
-from evolve.types import Candidate, Evaluation, Job
+from evolve.types import Candidate, Evaluation, Job, Json
 
 RUNS = Path("runs")
 
@@ -55,7 +55,7 @@ def judge(order: Order) -> Report:
         return Report(candidate=candidate, evaluation=asyncio.run(bench.executor.evaluate(job)), device=bench.device)
 
 
-def _wanted(order: Order) -> tuple[Candidate, RunConfig, object]:
+def _wanted(order: Order) -> tuple[Candidate, RunConfig, Mapping[str, Json] | None]:
     if Path(order.target).is_file():
         if not order.problem:
             raise UsageError(f"{order.target}: say which problem it solves, such as --problem evaluators/matmul.py.")
@@ -83,15 +83,14 @@ def _narrowed(problem: Problem, workload: str | None) -> Problem:
     chosen = tuple(w for w in timed if w.name == workload)
     if not chosen:
         names = ", ".join(w.name for w in timed)
-        raise UsageError(f'--workload {workload}: {problem.path} times no such workload; it has {names}.')
+        raise UsageError(f"--workload {workload}: {problem.path} times no such workload; it has {names}.")
     return replace(problem, workloads=(*chosen, *(w for w in problem.workloads if w.role != "time")))
 
 
 def _plain_seed(config: RunConfig, problem: Problem) -> str | None:
-    for place in (*config.seeds, Path(problem.path).parent.parent / "seeds" / f"{problem.name}.py"):
-        if Path(place).is_file():
-            return Path(place).read_text(encoding="utf-8")
-    return None
+    usual = Path(problem.path).parent.parent / "seeds" / f"{problem.name}.py"
+    places = [*map(Path, config.seeds), usual]
+    return next((place.read_text(encoding="utf-8") for place in places if place.is_file()), None)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from evolve.errors import MachineryError
+from evolve.errors import MachineryError, MemberUnavailable
 from evolve.seams import Budget, Council, Journal, Observer, Pending, Population
 from evolve.types import (
     Asked,
@@ -59,7 +59,7 @@ class Search:
         """Search until a budget is spent or `stop` is called; return the sentence that says why it ended."""
         self._asking = asyncio.Semaphore(self.replies)
         self._confirming = asyncio.Lock()
-        broken: MachineryError | None = None
+        broken: MachineryError | MemberUnavailable | None = None
         queue = list(pending)
         flying: set[asyncio.Task[None]] = set()
         while True:
@@ -75,7 +75,7 @@ class Search:
             done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 error = None if task.cancelled() else task.exception()
-                if error is not None and not isinstance(error, MachineryError):
+                if error is not None and not isinstance(error, MachineryError | MemberUnavailable):
                     raise error
                 broken = broken or error
         if broken:

@@ -91,8 +91,8 @@ def _resume(order: Order, config: RunConfig, problem: Problem, console: Console)
         with closing(bench.executor):
             if bench.ranking_key != journal.meta["ranking_key"]:
                 raise JournalError(
-                    f"{folder}: was measured on {journal.meta['ranking_key']}, here is {bench.ranking_key}: scores would "
-                    f"not compare. Begin another run from its best: --set 'seeds=[{folder.name}:best]'."
+                    f"{folder}: was judged as {journal.meta['ranking_key']}, here it would be {bench.ranking_key}: "
+                    f"scores would not compare. Begin another run from its best: --set 'seeds=[{folder.name}:best]'."
                 )
             journal.append(Noted(what="resumed", text=f"{folder.name} was resumed on {bench.device}."))
             return _search(journal, config, problem, bench, environment["secret"], console)
@@ -155,7 +155,8 @@ def _search(
     )
     view = LiveView(board, console)
     for logged in journal.events(evidence=False):
-        for observer in (parts.population, parts.council, parts.budget, view):
+        parts.budget.observe(logged.event, logged.at)  # wall time is that of the sessions on record
+        for observer in (parts.population, parts.council, view):
             observer.observe(logged.event)
     parts.council.warnings()  # said when they came up
     last = journal.last_step()
@@ -268,7 +269,7 @@ def dry_run(order: Order) -> int:
     draw = Draw(step=1, island=0, parent=_unjudged(_seed_source(config.seeds[0])) if config.seeds else None)
     kinds = config.prompt.kinds if draw.parent else {"draft": 1.0}
     kind = max(kinds, key=lambda k: kinds[k])
-    show(config, prompt=wiring.renderer(config, problem, wiring.target_facts(config))(draw, kind), console=Console())
+    show(config, prompt=wiring.renderer(config, problem, ())(draw, kind), console=Console())
     return 0
 
 

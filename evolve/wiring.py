@@ -6,22 +6,21 @@ names stand here in tables; anything else is `package.module:Name`.
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from evolve.config import RunConfig
-from evolve.council import Council
+from evolve.council import Council, Seat
 from evolve.council.budget import Budget
+from evolve.council.registry import seat
 from evolve.errors import ConfigError
 from evolve.executors.local import LocalExecutor
 from evolve.journal import Journal
-from evolve.population import Population
+from evolve.population import Population, Selection
 from evolve.problem import Problem, Variant, load_problem, with_workloads
 from evolve.prompts import Briefing, Renderer, read
 from evolve.types import Asked, Candidate, Draw, Executor, Json, Prompt, Reply
@@ -91,7 +90,7 @@ def open_bench(
 
 def environment() -> dict[str, Json]:
     """What a number depends on beside the GPU: versions, never this machine's paths or names."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in ("evolve", "torch", "triton", "numpy", "openevolve", "libcst", "optuna"):
         try:
             versions[name] = version(name)
@@ -134,17 +133,69 @@ def parts(config: RunConfig, problem: Problem, bench: Bench, journal: Journal) -
     )
 
 
+def population(config: RunConfig, problem: Problem, bench: Bench, journal: Journal) -> Population:
+    d = config.database
+    selection = Selection(
+        population_size=d.population_size,
+        archive_size=d.archive_size,
+        exploration_ratio=d.exploration_ratio,
+        exploitation_ratio=d.exploitation_ratio,
+        elite_selection_ratio=d.elite_selection_ratio,
+        num_top_programs=config.prompt.num_top_programs,
+        num_diverse_programs=config.prompt.num_diverse_programs,
+        migration_interval=d.migration_interval,
+        migration_rate=d.migration_rate,
+    )
+    return Population(
+        axes=problem.axes,
+        islands=d.num_islands,
+        random_seed=config.random_seed,
+        attempt=journal.attempt,
+        strategy=config.strategy,
+        ranking_key=bench.ranking_key,
+        selection=selection,
+    )
+
+
+def council(config: RunConfig, problem: Problem) -> Council:
+    """Every member in its seat, told what the run knows of the chip and the sizes."""
+    chosen = variant(config, problem)
+    knows = {
+        "workloads": problem.of_role("time", chosen),
+        "target": config.target,
+        "triton": environment()["versions"]["triton"] or "",
+        "random_seed": config.random_seed,
+    }
+    seats: list[Seat] = [
+        seat(
+            m.member,
+            name=m.name,
+            weight=m.weight,
+            kinds=m.kinds,
+            options=m.options,
+            usual=config.prompt.kinds,
+            knows=knows,
+        )
+        for m in config.council
+    ]
+    return Council(seats, weights=config.weights, random_seed=config.random_seed)
+
+
+def budget(config: RunConfig) -> Budget:
+    b = config.budget
+    return Budget(
+        steps=b.steps,
+        usd=b.usd,
+        tokens=b.tokens,
+        seconds=b.seconds,
+        gpu_seconds=b.gpu_seconds,
+        patience=config.early_stopping_patience,
+        threshold=config.convergence_threshold,
+    )
+
+
 def renderer(config: RunConfig, problem: Problem, facts: tuple[str, ...]) -> Renderer:
     chosen = variant(config, problem)
     briefing = Briefing(problem=problem, variant=chosen, workloads=problem.of_role("time", chosen), facts=facts)
     folder = Path(config.prompt.template_dir) if config.prompt.template_dir else None
     return Renderer(briefing=briefing, template_dir=folder, longest=config.prompt.max_chars)
-
-
-def load_name(text: str, what: str) -> Any:
-    """`package.module:Name`."""
-    module, _, name = text.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f'{what} "{text}": {error}; expected a short name or package.module:Name.') from error

@@ -63,9 +63,15 @@ def open_backend(settings: Settings, *, seed: str | None, calibration: Mapping[s
 
 def gpu_present() -> bool:
     """Asked of the driver's management library: a CUDA context must never be opened in this process."""
-    from evolve.judge.gpu.nvml import device_count
+    try:
+        import pynvml
 
-    return device_count() > 0
+        pynvml.nvmlInit()
+    except (ImportError, OSError):
+        return False
+    except pynvml.NVMLError:
+        return False
+    return int(pynvml.nvmlDeviceGetCount()) > 0
 
 
 def _own(name: str, settings: Settings) -> Opened:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 
 from evolve.judge import interpret
+from evolve.judge.backends import Opened, Settings
+from evolve.judge.build import Builder
 from evolve.judge.feedback import speed_feedback
 from evolve.judge.jail import Jail
 from evolve.judge.model import Prediction, predict
-from evolve.judge.pipeline import Checked, Ready, Timed
-from evolve.judge.stages import Target
+from evolve.judge.pipeline import Checked, Pipeline, Ready, Record, Timed
+from evolve.judge.stages import Ruling, Target
+from evolve.judge.targets import find
 from evolve.judge.traits import traits
 from evolve.problem import Problem, Variant
-from evolve.types import Measurement
+from evolve.types import Candidate, Job, Json, Measurement
 
 # The model's own ranking is not finer than this; a smaller gain is no reason to replace the incumbent.
 CLEARLY = 1.01
@@ -71,10 +75,11 @@ class CpuDevice:
 
     def _measured(self, ready: Ready, name: str, prediction: Prediction) -> Measurement:
         workload = self.problem.workload(name, self.variant)
-        ratio = self.baselines.get(name, prediction.time_us) / prediction.time_us
+        baseline = self.baselines.get(name)  # none: there was no seed to model, and the roofline takes its place
+        ratio = baseline / prediction.time_us if baseline else prediction.roofline
         return Measurement(
             workload=name,
-            baseline="seed (modelled)",
+            baseline="seed (modelled)" if baseline else "roofline (modelled)",
             time_us=prediction.time_us,
             ratio=ratio,
             ratio_low=ratio,
@@ -93,3 +98,84 @@ class CpuDevice:
 
     def close(self) -> None:
         self.jail.close()
+
+
+def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Json] | None) -> Opened:
+    """Jails, a builder, and the model's baselines. Two jails: one lowers, the other interprets, and a process's Triton
+    is one or the other from its first import on."""
+    target = find(settings.target)
+    jail = Jail(slots=settings.width)
+    interpreting = Jail(slots=settings.width, interpret=True)
+    builder = Builder(
+        cache=settings.cache / "build", target=target, workers=settings.width, timeout=min(60.0, settings.timeout)
+    )
+    versions = {name: version(name) for name in ("torch", "triton")}
+    key = "|".join(
+        ["modelled", target.name, *versions.values(), settings.problem.digest, settings.variant.name, *_timed(settings)]
+    )
+    device = CpuDevice(
+        problem=settings.problem,
+        variant=settings.variant,
+        target=target,
+        jail=interpreting,
+        ranking_key=key,
+        baselines={},
+    )
+    environment: dict[str, Json] = {
+        "backend": "cpu",
+        "target": target.name,
+        "device": target.device,
+        "protections": list(jail.protections),
+        **versions,
+    }
+    pipeline = Pipeline(
+        problem=settings.problem,
+        variant=settings.variant,
+        target=target,
+        jail=jail,
+        builder=builder,
+        device=device,
+        environment=environment,
+    )
+    try:
+        baselines = dict(calibration or {}) or {"baselines": _modelled(pipeline, device, seed)}
+    except BaseException:
+        pipeline.close()
+        raise
+    device.baselines = baselines["baselines"]
+    return Opened(
+        backend=pipeline,
+        device=f"no GPU: built for {target.name} ({target.device}), interpreted, modelled",
+        ranking_key=key,
+        calibration=baselines,
+        environment=environment,
+        facts=_facts(target, versions),
+    )
+
+
+def _timed(settings: Settings) -> list[str]:
+    """A score is a mean over these, so another list is another score."""
+    return [f"{w.name}:{w.weight:g}" for w in settings.problem.of_role("time", settings.variant)]
+
+
+def _modelled(pipeline: Pipeline, device: CpuDevice, seed: str | None) -> Mapping[str, float]:
+    """The seed's own time at its defaults. A seed that does not build has its say when it is judged."""
+    if seed is None:
+        return {}
+    candidate = Candidate(step=0, source=seed, member="seed", kind="seed")
+    try:
+        ready = pipeline.prepare(Job(candidate=candidate), Record())
+    except Ruling:
+        return {}
+    return {name: prediction.time_us for name, prediction in device.predict(ready).items()}
+
+
+def _facts(target: Target, versions: Mapping[str, str]) -> tuple[str, ...]:
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in target.tflops.items())
+    return (
+        f"{target.device} ({target.name}): {target.sms} multiprocessors, {target.shared_bytes} B of shared memory a "
+        "block, "
+        f"{target.l2_bytes >> 20} MiB of L2, {target.memory_gbs:g} GB/s, dense TFLOP/s: {rates} (data sheet).",
+        f"Triton {versions['triton']}, torch {versions['torch']}.",
+        "There is no GPU here: times are modelled, so a change must show in the machine code to count.",
+    )
