@@ -185,14 +185,18 @@ def with_workloads(problem: Problem, timed: Sequence[Workload]) -> Problem:
 
 
 def load_problem(path: str | Path) -> Problem:
-    """Import an evaluator file by its path and return its PROBLEM, checked for what can be checked without running it."""
+    """Import an evaluator file by its path and return its PROBLEM, checked as far as that goes without running it."""
     file = Path(path)
     if not file.is_file():
         raise ProblemError(f"{path}: no such file; `problem` names a Python file with PROBLEM = Problem(...) in it.")
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProblemError(f"{path}: cannot be read: {error}; `problem` names a Python file in UTF-8.") from error
     name = f"evolve_problem_{digest_of(str(file.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
