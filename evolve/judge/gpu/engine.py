@@ -38,6 +38,10 @@ class Engine(Protocol):
 
     def slowed(self) -> bool | None: ...
 
+    def trim(self) -> None:
+        """Give back what the framework keeps for later."""
+        ...
+
     def span(self, pointer: int, nbytes: int) -> torch.Tensor:
         """Bytes from `pointer` on as one tensor, holes included: for touching a few places in many buffers at once."""
         ...
@@ -49,8 +53,9 @@ class CudaEngine:
     def __init__(self, gpu: str) -> None:
         torch.empty(1, device="cuda")  # the primary context, current in this thread, which is the only one
         self.device = "cuda"
-        self.driver = Cuda(0)
-        self.pages = self.driver if memory.works(self.driver, self.device) else None
+        cuda = Cuda(0)
+        self.driver: Driver = cuda
+        self.pages: Pages | None = cuda if memory.works(cuda, self.device) else None
         properties = torch.cuda.get_device_properties(0)
         self.l2_bytes = int(properties.L2_cache_size)
         self._gpu = Gpu(gpu)
@@ -81,6 +86,9 @@ class CudaEngine:
 
     def slowed(self) -> bool | None:
         return self._gpu.slowed()
+
+    def trim(self) -> None:
+        torch.cuda.empty_cache()
 
     def reading(self) -> dict[str, Any] | None:
         reading = self._gpu.read()

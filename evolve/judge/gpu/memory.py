@@ -78,6 +78,10 @@ class Memory:
     def kind(self) -> str:
         return "unmapped gaps and canaries" if self._pages is not None else "canaries"
 
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self._buffers)
+
     def allocate(self, nbytes: int) -> Buffer:
         nbytes = max(1, nbytes)
         buffer = self._paged(nbytes) if self._pages is not None else self._banded(nbytes)

@@ -15,16 +15,16 @@ when to stop and what a figure means is `judge.time`'s.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
+from evolve.judge.gpu.clock import Phases
 from evolve.judge.gpu.engine import Engine, Mark, Replay
 from evolve.judge.gpu.launch import Bound, Program
 from evolve.judge.gpu.memory import Buffer, Memory
-from evolve.judge.gpu.place import Placed, allocator, as_outputs, scratch_for
+from evolve.judge.gpu.place import Placed, allocator, scratch_for
 from evolve.problem import Baseline, Problem
 from evolve.types import Workload
 
@@ -33,15 +33,9 @@ STIRRED = 64  # elements in a row: enough that a stale row stands out, few enoug
 CUSHIONS = 4  # reads of twice the L2, about 30 µs each
 ENOUGH_L2 = 3  # sets that are together this many times the L2 evict each other
 
-Announce = Callable[[str], None]  # "candidate", "baseline", ...: whose fault the next fault is
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sides:
-    """Graphs by letter: C candidate, I incumbent, B baseline."""
-
-    replays: dict[str, Replay]
-    order: str
+# Who takes part, by letter: C candidate, I incumbent, B baseline. Calibration lets baselines stand anywhere.
+Contestant: TypeAlias = Program | Baseline
+WHO = {"C": "candidate", "I": "incumbent", "B": "baseline"}
 
 
 class Timing:
@@ -53,46 +47,57 @@ class Timing:
         memory: Memory,
         problem: Problem,
         workload: Workload,
+        contestants: Mapping[str, Contestant],
         *,
-        candidate: Program,
-        incumbent: Program | None,
-        baseline: Baseline,
         calls: int,
         random_seed: int,
-        announce: Announce,
+        phases: Phases,
     ) -> None:
         self.engine, self.problem, self.workload = engine, problem, workload
-        self.candidate, self.calls = candidate, calls
-        self._memory, self._announce = memory, announce
+        self.calls, self.order = calls, "CIBBIC" if "I" in contestants else "CBBC"
+        self._memory, self._phases = memory, phases
         self._rng = random.Random(random_seed)
-        announce("inputs")
-        self.sets = [self._set() for _ in range(calls)]
-        self._restore = [(t, t.clone()) for s in self.sets for t in s.tensors("in_out").values()]
-        self._stir = Stir(engine, self.sets, [kept for _, kept in self._restore], self._rng)
-        # Read, never written: written lines would be carried to memory during the sample, at its cost.
-        self._other = torch.zeros(2 * engine.l2_bytes // 4, dtype=torch.int32, device=engine.device)
+        with phases("inputs"):
+            self.sets = [self._set() for _ in range(calls)]
+            self._restore = [(t, t.clone()) for s in self.sets for t in s.tensors("in_out").values()]
+            self._stir = Stir(engine, self.sets, [kept for _, kept in self._restore], self._rng)
+            # Read, never written: written lines would be carried to memory during the sample, at its cost.
+            self._other = torch.zeros(2 * engine.l2_bytes // 4, dtype=torch.int32, device=engine.device)
         self._flush = self._other.max if workload.mode != "hot" and _evict(self.sets, engine.l2_bytes) else None
         self._warm = _small_inputs(self.sets) if workload.mode == "weights_cold" else []
         self._bound: list[Bound] = []
         self._scratch: list[Buffer] = []
         self._seen: list[torch.Tensor] = []
-        self.sides = self._capture(candidate, incumbent, baseline)
+        candidate = contestants["C"]
+        self._plan = candidate.plan if isinstance(candidate, Program) else None
+        self._replays = {letter: self._capture(letter, one) for letter, one in contestants.items()}
+
+    @property
+    def stirs(self) -> bool:
+        return bool(self._stir)
+
+    @property
+    def flushes(self) -> bool:
+        return self._flush is not None
 
     def _set(self) -> Placed:
         made = self.problem.make_inputs(self.workload, self.engine.device, self._rng.getrandbits(48))
         return Placed(self._memory, self.problem, self.workload, made)
 
-    def _capture(self, candidate: Program, incumbent: Program | None, baseline: Baseline) -> Sides:
-        replays: dict[str, Replay] = {}
-        self._announce("candidate")
-        self._bound = self._bind(candidate)
-        replays["C"] = self._graph(self._bound)
-        if incumbent is not None:
-            self._announce("incumbent")
-            replays["I"] = self._graph(self._bind(incumbent))
-        self._announce("baseline")
-        replays["B"] = self._baseline(baseline)
-        return Sides(replays=replays, order="CIBBIC" if incumbent is not None else "CBBC")
+    def _capture(self, letter: str, contestant: Contestant) -> Replay:
+        with self._phases(WHO[letter], doing="capture"):
+            if isinstance(contestant, Baseline):
+                replay = capture_calls(self.engine, contestant, [s.arguments for s in self.sets])
+            else:
+                bound = self._bind(contestant)
+                if letter == "C":
+                    self._bound = bound
+                bound[0].run(self.engine.stream())  # outside the capture first: what fails is then this launch, by name
+                self.engine.synchronize()
+                replay = self.engine.capture(lambda: _run(bound, self.engine.stream()))
+            replay()
+            self.engine.synchronize()
+        return replay
 
     def _bind(self, program: Program) -> list[Bound]:
         """One binding a set. Scratch is one for all calls, as it is for a host function that allocates it anew each
@@ -103,27 +108,12 @@ class Timing:
         place = allocator(self._memory)
         return [program.bind(s.roots(program.plan, pointers), place) for s in self.sets]
 
-    def _graph(self, bound: Sequence[Bound]) -> Replay:
-        bound[0].run(self.engine.stream())  # outside the capture first: what fails is then this launch, by name
-        self.engine.synchronize()
-        replay = self.engine.capture(lambda: _run(bound, self.engine.stream()))
-        replay()
-        self.engine.synchronize()
-        return replay
-
-    def _baseline(self, baseline: Baseline) -> Replay:
-        replay = capture_calls(self.engine, baseline, [s.arguments for s in self.sets])
-        replay()
-        self.engine.synchronize()
-        return replay
-
     # --- sampling ---
 
     def _before(self, number: int) -> None:
         """What happens ahead of sample `number` of a block, outside its stamps."""
         self._stir(number)
-        for tensor, kept in self._restore:
-            tensor.copy_(kept)
+        self._put_back()
         for buffer in self._scratch:
             buffer.body.fill_(self._rng.randrange(256))  # what an earlier call left there is of no use
         if self._flush is not None:
@@ -131,21 +121,26 @@ class Timing:
         for tensor in self._warm:
             tensor.sum()
 
+    def _put_back(self) -> None:
+        for tensor, kept in self._restore:
+            tensor.copy_(kept)
+
     def block(self, *, watch: bool = False) -> tuple[list[float], bool | None]:
         """One block, enqueued as a whole so that the device never waits for the host; microseconds a call.
 
         `watch` remembers the inputs as the candidate's last sample got them, for `watched`."""
         marks: list[tuple[Mark, Mark]] = []
-        self._stir.prepare(len(self.sides.order))
+        self._stir.prepare(len(self.order))
         self._cushion()
-        for number, side in enumerate(self.sides.order):
+        for number, side in enumerate(self.order):
             self._before(number)
-            if watch and number == len(self.sides.order) - 1:
+            if watch and number == len(self.order) - 1:
                 self._seen = [fingerprint(s) for s in self.sets]
             if self.workload.mode == "hot":
-                self.sides.replays[side]()
+                self._replays[side]()
+                self._put_back()
             first = self.engine.mark()
-            self.sides.replays[side]()
+            self._replays[side]()
             marks.append((first, self.engine.mark()))
         slowed = self.engine.slowed()  # asked while the device works
         self.engine.synchronize()
@@ -164,8 +159,10 @@ class Timing:
             times, _ = self.block()
             spent += max(1.0, sum(times) * self.calls)
 
-    def eager_us(self) -> float:
+    def eager_us(self) -> float | None:
         """A call as a host makes it, launch by launch: shown beside the score, never ranked."""
+        if not self._bound:
+            return None
         runs = [self._bound[i % len(self._bound)] for i in range(EAGER_CALLS)]
         first = self.engine.mark()
         for bound in runs:
@@ -181,6 +178,14 @@ class Timing:
         whether the sample left its inputs alone. No extra launch: a kernel cannot tell this sample from the others."""
         untouched = all(torch.equal(a, fingerprint(s)) for a, s in zip(self._seen, self.sets, strict=True))
         return self._rng.sample(self.sets, min(most, len(self.sets))), untouched
+
+    def outputs(self, placed: Placed) -> tuple[torch.Tensor, ...]:
+        assert self._plan is not None, "only a plan's outputs lie where they can be read"
+        return placed.read(self._plan)
+
+    @property
+    def output_bytes(self) -> int:
+        return sum(r.nbytes for r in self._plan.roots if r.kind == "output") if self._plan is not None else 0
 
     def arguments(self, placed: Placed) -> tuple[Any, ...]:
         """The arguments of a set as they were before the last sample."""
@@ -202,6 +207,10 @@ class Stir:
             _Group(engine, [t for t in moved if t.element_size() == size], size, rng.getrandbits(62))
             for size in sorted({t.element_size() for t in moved})
         ]
+
+    def __bool__(self) -> bool:
+        """False where no input is floating: then contents repeat, and the evidence says so."""
+        return bool(self._groups)
 
     def prepare(self, samples: int) -> None:
         """Draw the places for a whole block at once: between samples the host must be quick."""
@@ -300,16 +309,3 @@ def _sums(tensor: torch.Tensor) -> torch.Tensor:
             (lines * (torch.arange(lines.numel(), device=flat.device, dtype=torch.int64) * 2 + 1)).sum() + rest.sum(),
         ]
     )
-
-
-def reference_of(problem: Problem, workload: Workload, arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """The right answer, in float64 from the inputs as rounded to their dtype."""
-    given = [a for a in problem.arguments if a.role != "out"]
-    raised = [_raised(a) if r.role in ("value", "in_out") else a for a, r in zip(arguments, given, strict=True)]
-    named = dict(zip((a.name for a in given), raised, strict=True))
-    return as_outputs(problem.reference(*raised), problem.outputs(workload), named)
-
-
-def _raised(argument: Any) -> Any:
-    floating = isinstance(argument, torch.Tensor) and argument.is_floating_point()
-    return argument.to(torch.float64) if floating else argument

@@ -1,0 +1,87 @@
+"""What this device can do at best, measured: the roofs that times are held against. Half a second in all.
+
+Ceilings are for explaining and for refusing the impossible, never for ranking. Clocks are read and never set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from evolve.judge.gpu.engine import Engine
+from evolve.judge.gpu.timing import capture_calls
+from evolve.problem import Baseline
+
+COPY_BYTES = 2 << 30
+MATMUL_SIZE = 8192
+REPEATS = 7
+
+
+def measure(engine: Engine) -> dict[str, Any]:
+    """Bandwidths count bytes read plus bytes written; inputs are random, for zeros run 13 % faster."""
+    found: dict[str, Any] = {"memory_gbs": _copy_gbs(engine, COPY_BYTES, 1)}
+    found["read_gbs"] = _read_gbs(engine)
+    found["l2_gbs"] = _copy_gbs(engine, engine.l2_bytes // 6, 50)
+    found["tflops"] = {name: _tflops(engine, name) for name in ("bfloat16", "float16", "tf32", "float32", "float64")}
+    found["launch_us"] = _launch_us(engine)
+    return found
+
+
+def call_us(engine: Engine, baseline: Baseline, arguments: Sequence[Any]) -> float:
+    """A rough time of one call, as a graph: enough to choose how many calls make a sample."""
+    replay = capture_calls(engine, baseline, [arguments])
+    return _best_us(engine, replay, REPEATS)
+
+
+def _best_us(engine: Engine, work: Callable[[], Any], repeats: int) -> float:
+    """The median after a warm-up."""
+    times = []
+    for _ in range(repeats + 2):
+        first = engine.mark()
+        work()
+        last = engine.mark()
+        engine.synchronize()
+        times.append(engine.between_us(first, last))
+    return sorted(times[2:])[repeats // 2]
+
+
+def _random_bytes(engine: Engine, nbytes: int) -> torch.Tensor:
+    return torch.randint(-(2**31), 2**31 - 1, (nbytes // 4,), dtype=torch.int32, device=engine.device)
+
+
+def _copy_gbs(engine: Engine, nbytes: int, calls: int) -> float:
+    source = _random_bytes(engine, nbytes)
+    target = torch.empty_like(source)
+    replay = engine.capture(lambda: [target.copy_(source) for _ in range(calls)])
+    return 2 * source.nbytes * calls / _best_us(engine, replay, REPEATS) / 1e3
+
+
+def _read_gbs(engine: Engine) -> float:
+    source = _random_bytes(engine, COPY_BYTES)
+    return source.nbytes / _best_us(engine, source.max, REPEATS) / 1e3
+
+
+def _tflops(engine: Engine, name: str) -> float:
+    """Dense product through whatever library torch brings."""
+    dtype = torch.float32 if name == "tf32" else getattr(torch, name)
+    size = MATMUL_SIZE // (4 if name in ("float32", "float64") else 1)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    try:
+        a = torch.randn((size, size), device=engine.device).to(dtype)
+        b = torch.randn((size, size), device=engine.device).to(dtype)
+        out = torch.empty_like(a)
+        us = _best_us(engine, lambda: torch.mm(a, b, out=out), REPEATS)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    return 2 * size**3 / us / 1e6
+
+
+def _launch_us(engine: Engine) -> float:
+    """What each further launch in a graph costs when it does nothing worth the name."""
+    small = torch.zeros(32, device=engine.device)
+    few = engine.capture(lambda: [small.add_(1) for _ in range(10)])
+    many = engine.capture(lambda: [small.add_(1) for _ in range(110)])
+    return max(0.0, (_best_us(engine, many, REPEATS) - _best_us(engine, few, REPEATS)) / 100)

@@ -1,0 +1,364 @@
+"""The process beside the GPU: takes orders, launches what was built, compares, samples. It imports no candidate.
+
+Forked from `server`, so that torch is there and CUDA is not; the first order opens the context and rehearses, that is,
+does everything once that libraries load or choose at their first call, before anyone holds the GPU's lease. Every order
+ends with one final record; a process that ends without one has failed, whatever its exit code. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import traceback
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from evolve.judge.gpu import answers, ceilings
+from evolve.judge.gpu.checking import Case, Checking, scrub
+from evolve.judge.gpu.clock import Phases
+from evolve.judge.gpu.driver import DriverError, Function
+from evolve.judge.gpu.engine import CudaEngine, Engine
+from evolve.judge.gpu.launch import Program
+from evolve.judge.gpu.memory import Memory
+from evolve.judge.gpu.place import Placed
+from evolve.judge.gpu.rehearsal import empty_plan
+from evolve.judge.gpu.timing import Contestant, Timing
+from evolve.judge.gpu.wire import Channel, WireError
+from evolve.judge.plan_json import decode
+from evolve.problem import Baseline, Problem, Variant, load_problem
+from evolve.types import Workload
+
+Order = Mapping[str, Any]
+MANY_BYTES = 1 << 27  # of outputs in one set; above it one set is compared in full, below it three
+
+
+def main(channel: Channel) -> None:
+    worker = Worker(channel)
+    while True:
+        try:
+            order = channel.receive()
+        except WireError:
+            return  # the judge wants nothing more
+        try:
+            reply = worker.obey(order)
+        except Exception as error:  # the edge of a worker process: whatever it was becomes a record, and the end
+            channel.send(fault_of(error))
+            return
+        channel.send(reply)
+
+
+def fault_of(error: Exception) -> dict[str, Any]:
+    text = "".join(traceback.format_exception_only(error)).strip()
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
+        return {"fault": "memory", "text": text}
+    if isinstance(error, DriverError) or "CUDA error" in text or type(error).__name__ == "AcceleratorError":
+        return {"fault": "cuda", "text": text}
+    return {"fault": "error", "text": "".join(traceback.format_exception(error))[-4000:]}
+
+
+class Worker:
+    """State of one process: the problem, the engine, and at most one workload that is being timed."""
+
+    def __init__(self, channel: Channel, engine: Engine | None = None) -> None:
+        self._channel = channel
+        self._engine = engine
+        self._problem: Problem | None = None
+        self._timing: Timing | None = None
+        self._memory: Memory | None = None
+        self._loaded: dict[str, Function] = {}
+        self._limits: dict[str, float] = {}
+
+    def obey(self, order: Order) -> dict[str, Any]:
+        deeds = {
+            "open": self._open,
+            "check": self._check,
+            "time": self._time,
+            "blocks": self._blocks,
+            "end": self._end,
+            "probe": self._probe,
+            "baseline": self._baseline,
+            "ceilings": self._ceilings,
+        }
+        self._limits.update(order.get("limits", {}))
+        return deeds[str(order["op"])](order)
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None, "the first order is `open`"
+        return self._engine
+
+    @property
+    def problem(self) -> Problem:
+        assert self._problem is not None, "the first order is `open`"
+        return self._problem
+
+    def _phases(self, **where: Any) -> Phases:
+        return Phases(self._channel.send, self._limits, **where)
+
+    # --- open, probe ---
+
+    def _open(self, order: Order) -> dict[str, Any]:
+        phases = self._phases()
+        with phases("open"):
+            self._problem = load_problem(order["problem"])
+            if self._engine is None:
+                self._engine = CudaEngine(str(order.get("gpu", "0")))
+        with phases("rehearse"):
+            if order.get("rehearse"):
+                self._rehearse(workload_of(order["rehearse"]), self.problem.variant(order["variant"]), phases)
+        return {"opened": surroundings(self.engine), "seconds": phases.seconds}
+
+    def _rehearse(self, workload: Workload, variant: Variant, phases: Phases) -> None:
+        """A check and a block with a plan of no launches: the answer is wrong, the way through the libraries right."""
+        plan = empty_plan(self.problem, workload)
+        program = Program(self.engine.driver, plan, (), self._loaded)
+        rng = random.Random(0)
+        baseline = self._first_baseline(workload)
+        checking = Checking(
+            self.engine, self.problem, variant, workload, program, baseline=baseline, rng=rng, phases=phases
+        )
+        checking.rehearse(answers.families(self.problem))
+        checking.changed(0)
+        checking.close()
+        contestants: dict[str, Contestant] = {"C": program, **({"B": baseline} if baseline else {})}
+        if "B" in contestants:
+            memory = Memory(self.engine.device, self.engine.pages, rng)
+            timing = Timing(
+                self.engine, memory, self.problem, workload, contestants, calls=2, random_seed=0, phases=phases
+            )
+            timing.block(watch=True)
+            timing.watched(1)
+            timing.eager_us()
+            del timing
+            self.engine.synchronize()
+            memory.free()
+
+    def _first_baseline(self, workload: Workload) -> Baseline | None:
+        return next((b for b in self.problem.baselines if b.unavailable(workload) is None), None)
+
+    def _probe(self, order: Order) -> dict[str, Any]:
+        """A known answer, and the baseline on the workload that a candidate failed on."""
+        phases = self._phases(workload="probe")
+        with phases("probe"):
+            a = torch.arange(256 * 256, device=self.engine.device, dtype=torch.int32).reshape(256, 256) % 7
+            product = a.to(torch.float32) @ a.to(torch.float32)
+            right = torch.equal(product.cpu(), a.cpu().to(torch.float32) @ a.cpu().to(torch.float32))
+        if order.get("workload"):
+            workload = workload_of(order["workload"])
+            with phases("baseline"):
+                baseline = self._named_baseline(order.get("baseline")) or self._first_baseline(workload)
+                if baseline is not None:
+                    baseline.call(*self.problem.make_inputs(workload, self.engine.device, 1))
+                    self.engine.synchronize()
+        return {"healthy": right, "free_bytes": free_bytes(self.engine)}
+
+    # --- check ---
+
+    def _check(self, order: Order) -> dict[str, Any]:
+        """All kinds of inputs of one workload, until one of them is wrong."""
+        workload = workload_of(order["workload"])
+        variant = self.problem.variant(order["variant"])
+        phases = self._phases(workload=workload.name)
+        cases: list[Case] = []
+        with phases("candidate", doing="load"):
+            program = self._program(order["candidate"])
+        checking = Checking(
+            self.engine,
+            self.problem,
+            variant,
+            workload,
+            program,
+            baseline=self._named_baseline(order.get("baseline")),
+            rng=random.Random(order["random_seed"]),
+            phases=phases,
+        )
+        for family, seed in order["families"]:
+            cases.append(checking.changed(seed) if family == "changed" else checking.case(family, seed))
+            if cases[-1].wrong:
+                break
+        checking.close()
+        memory = Memory(self.engine.device, self.engine.pages, random.Random()).kind
+        return {"cases": [c.to_json() for c in cases], "seconds": phases.seconds, "memory": memory}
+
+    def _program(self, data: Mapping[str, Any]) -> Program:
+        return Program(self.engine.driver, decode(data["plan"]).plans[0], data["folders"], self._loaded)
+
+    def _named_baseline(self, name: str | None) -> Baseline | None:
+        return next((b for b in self.problem.baselines if b.name == name), None)
+
+    # --- time ---
+
+    def _time(self, order: Order) -> dict[str, Any]:
+        """Make one workload ready for sampling. Contestants are plans, or names of baselines."""
+        self._end(order)
+        workload = workload_of(order["workload"])
+        phases = self._phases(workload=workload.name)
+        contestants = {letter: self._contestant(data) for letter, data in order["contestants"].items()}
+        self._memory = Memory(self.engine.device, self.engine.pages, random.Random(order["random_seed"] + 1))
+        self._timing = Timing(
+            self.engine,
+            self._memory,
+            self.problem,
+            workload,
+            contestants,
+            calls=int(order["calls"]),
+            random_seed=int(order["random_seed"]),
+            phases=phases,
+        )
+        with phases("candidate", doing="warm-up"):
+            self._timing.warm_up(float(order.get("warm_us", 0.0)))
+            eager = self._timing.eager_us()
+        return {
+            "order": self._timing.order,
+            "eager_us": eager,
+            "stirs": self._timing.stirs,
+            "flushes": self._timing.flushes,
+            "memory": self._memory.kind,
+            "seconds": phases.seconds,
+        }
+
+    def _contestant(self, data: Any) -> Contestant:
+        if isinstance(data, str):
+            found = self._named_baseline(data)
+            assert found is not None, f"no baseline {data!r}"
+            return found
+        with self._phases()("candidate", doing="load"):
+            return self._program(data)
+
+    def _blocks(self, order: Order) -> dict[str, Any]:
+        """Some blocks more; after a secret one of them the candidate's outputs are compared in full."""
+        timing = self._timing
+        assert timing is not None, "`time` comes before `blocks`"
+        phases = self._phases(workload=timing.workload.name)
+        count, rows = int(order["count"]), []
+        watched = random.SystemRandom().randrange(count) if order.get("watch") else -1
+        report: dict[str, Any] = {}
+        for number in range(count):
+            with phases("candidate", doing="samples"):
+                times, slowed = timing.block(watch=number == watched)
+            rows.append({"times_us": times, "slowed": slowed})
+            if number == watched:
+                report["watched"] = self._watched(timing, order, phases)
+        reading = getattr(self.engine, "reading", None)
+        return {"blocks": rows, "clock": reading() if reading else None, "seconds": phases.seconds, **report}
+
+    def _watched(self, timing: Timing, order: Order, phases: Phases) -> dict[str, Any]:
+        variant = self.problem.variant(order["variant"])
+        baseline = self._named_baseline(order.get("baseline"))
+        chosen, untouched = timing.watched(1 if timing.output_bytes > MANY_BYTES else 3)
+        if not untouched:
+            return {"wrong": "it writes to its inputs while it is timed; inputs may only be read", "worst": 0.0}
+        worst, wrong = 0.0, ""
+        for placed in chosen:
+            with phases("reference"):
+                arguments = timing.arguments(placed)
+                reference = answers.reference_of(self.problem, timing.workload, arguments)
+            with phases("compare"):
+                found = answers.hold(
+                    self.problem,
+                    variant,
+                    timing.workload,
+                    timing.outputs(placed),
+                    reference,
+                    arguments,
+                    family=answers.PLAIN,
+                    baseline=partial(answers.call, self.problem, timing.workload, baseline, arguments),
+                )
+                wrong = answers.wrong(found)
+            scrub(reference)
+            worst = max(worst, answers.worst(found))
+            if wrong:
+                break
+        return {"wrong": wrong, "worst": worst, "sets": len(chosen)}
+
+    def _end(self, order: Order) -> dict[str, Any]:
+        """Give the timed workload's memory back."""
+        intact = True
+        if self._memory is not None:
+            self.engine.synchronize()
+            intact = self._memory.untouched()
+            self._timing = None
+            self.engine.synchronize()
+            self._memory.free()
+            self._memory = None
+            self.engine.trim()
+        return {"intact": intact}
+
+    # --- calibration ---
+
+    def _baseline(self, order: Order) -> dict[str, Any]:
+        """Each baseline on one workload: why not, or its error and its time a call."""
+        workload, variant = workload_of(order["workload"]), self.problem.variant(order["variant"])
+        found: dict[str, Any] = {}
+        for baseline in self.problem.baselines:
+            why_not = baseline.unavailable(workload)
+            with self._phases(workload=workload.name)("baseline", name=baseline.name):
+                found[baseline.name] = (
+                    {"unavailable": why_not} if why_not else self._about(baseline, workload, variant, order)
+                )
+            self.engine.trim()
+        return {"baselines": found}
+
+    def _about(self, baseline: Baseline, workload: Workload, variant: Variant, order: Order) -> dict[str, Any]:
+        made = self.problem.make_inputs(workload, self.engine.device, int(order["random_seed"]))
+        memory = Memory(self.engine.device, self.engine.pages, random.Random(0))
+        copies = Placed(memory, self.problem, workload, made).arguments
+        outputs = answers.call(self.problem, workload, baseline, copies)
+        reference = answers.reference_of(self.problem, workload, made)
+        found = answers.hold(
+            self.problem, variant, workload, outputs or (), reference, made, family=answers.PLAIN, baseline=lambda: None
+        )
+        us = ceilings.call_us(self.engine, baseline, copies) if order.get("timed") else None
+        nbytes = memory.nbytes + sum(o.nbytes for o in outputs or ())
+        del copies, outputs, reference
+        self.engine.synchronize()
+        memory.free()
+        return {"rows": [answers.to_json(f) for f in found], "us": us, "bytes": nbytes}
+
+    def _ceilings(self, order: Order) -> dict[str, Any]:
+        with self._phases()("ceilings"):
+            return {"ceilings": ceilings.measure(self.engine), **surroundings(self.engine)}
+
+
+def workload_of(data: Mapping[str, Any]) -> Workload:
+    return Workload(
+        name=data["name"], params=data["params"], role=data["role"], mode=data["mode"], weight=data["weight"]
+    )
+
+
+def workload_to(workload: Workload) -> dict[str, Any]:
+    return {
+        "name": workload.name,
+        "params": dict(workload.params),
+        "role": workload.role,
+        "mode": workload.mode,
+        "weight": workload.weight,
+    }
+
+
+def free_bytes(engine: Engine) -> int | None:
+    return int(torch.cuda.mem_get_info()[0]) if engine.device == "cuda" else None
+
+
+def surroundings(engine: Engine) -> dict[str, Any]:
+    """What a result has to name."""
+    found: dict[str, Any] = {"pid": os.getpid(), "python": platform.python_version(), "torch": torch.__version__}
+    if engine.device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "device": properties.name,
+            "capability": [properties.major, properties.minor],
+            "sms": properties.multi_processor_count,
+            "l2_bytes": int(properties.L2_cache_size),
+            "memory_bytes": int(properties.total_memory),
+            "free_bytes": free_bytes(engine),
+            "cuda": torch.version.cuda,
+            "uuid": f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else None,
+        }
+    found["guards"] = Memory(engine.device, engine.pages, random.Random()).kind
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
