@@ -9,13 +9,16 @@ What it deliberately leaves out: how a journal is kept (`journal.py`), and every
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from evolve.journal import Journal
 from evolve.journal_find import best_step, find_step, present_key
 from evolve.journal_schema import Row
+from evolve.runs import writer_of
 from evolve.types import Verdict
 
 # --- Descent --------------------------------------------------------------------------------------------------------
@@ -202,6 +205,25 @@ def verdict_counts(journal: Journal) -> dict[Verdict, int]:
 def unfinished(journal: Journal) -> int:
     """Steps that were begun and have no verdict yet."""
     return int(journal.query("SELECT coalesce(sum(steps), 0) FROM tallies WHERE verdict = ''")[0][0])
+
+
+State = Literal["running", "finished", "stopped", "died", "empty"]
+
+
+def state(journal: Journal) -> tuple[State, str]:
+    """What the run is doing, and the sentence that it ended with, or who writes it."""
+    pid = writer_of(journal.folder)
+    if pid is not None:
+        return "running", f"process {pid} is at it"
+    for (body,) in journal.query("SELECT body FROM events WHERE kind = 'noted' ORDER BY seq DESC LIMIT 50"):
+        note = json.loads(body)
+        if note["what"] == "finished":
+            return "finished", note["text"]
+        if note["what"] == "interrupted":
+            return "stopped", note["text"]
+        if note["what"] in ("started", "resumed"):
+            return "died", "its process ended without a word"
+    return ("died", "its process ended without a word") if journal.last_seq() else ("empty", "nothing happened yet")
 
 
 def experiments(journal: Journal, *, count: int | None = None) -> list[Row]:

@@ -156,8 +156,8 @@ def traits(console: Console, evaluation: Evaluation, parent: Evaluation | None) 
     cells = [
         (
             words.text((words.line(name), "bold" if name in changed else "")),
-            words.text((words.line(str(evaluation.traits[name])), "bold" if name in changed else "")),
-            words.text((words.line(str(old.get(name, ""))), "" if name in changed else "dim")),
+            words.text((words.value(evaluation.traits[name]), "bold" if name in changed else "")),
+            words.text((words.value(old.get(name, "")), "" if name in changed else "dim")),
         )
         for name in (*changed, *(n for n in evaluation.traits if n not in changed))
     ]
@@ -184,7 +184,7 @@ def children(journal: Journal, console: Console, candidate_id: str) -> None:
     cells: list[Sequence[Text | str]] = []
     for row in sorted(rows, key=lambda r: (-r.score, r.step))[:CHILDREN]:
         word, colour = words.mark(row)
-        score = f"{row.score:.3f}{' (modelled)' if row.modelled else ''}" if row.passed else ""
+        score = f"{row.score:.3f}{words.modelled(row)}" if row.passed else ""
         name = row.candidate_id or f"{row.step:05d}"
         cells.append(
             (

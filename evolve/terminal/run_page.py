@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from evolve import lineage
 from evolve.journal import Journal
 from evolve.journal_schema import Row
-from evolve.runs import writer_of
 from evolve.sentences import sentence
 from evolve.terminal import words
 from evolve.terminal.candidate_page import measurements
-from evolve.types import Asked, Judged, Noted, Replied
+from evolve.types import Judged
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
 LAST_EVENTS = 8
+STATES = {"running": "green", "finished": "cyan", "stopped": "yellow", "died": "red", "empty": "yellow"}
 
 
 def run_page(journal: Journal, console: Console) -> None:
@@ -45,33 +45,13 @@ def head(journal: Journal, console: Console) -> None:
     facts += [meta.get("strategy") if meta.get("strategy") != "evolution" else None]
     what = " · ".join(words.line(str(f)) for f in facts if f)
     console.print(words.text((name, "bold cyan"), f"  {what}"))
-    word, colour, more = state(journal)
-    spent = lineage.spend(journal)
-    first = journal.event(1)
-    began = f"began {datetime.fromtimestamp(first.at):%Y-%m-%d %H:%M}, " if first else ""
-    sessions = f" in {spent.sessions} sessions" if spent.sessions > 1 else ""
-    console.print(
-        words.text((word, colour), f"{more}; {began}{spent.steps} steps in {words.duration(spent.seconds)}{sessions}")
-    )
-
-
-def state(journal: Journal) -> tuple[str, str, str]:
-    """Running, finished, stopped, or died: in a word, its colour, and what else there is to say."""
-    pid = writer_of(journal.folder)
-    if pid is not None:
-        return "running", "green", f" (process {pid})"
-    notes = journal.query("SELECT seq FROM events WHERE kind = 'noted' ORDER BY seq DESC LIMIT 20")
-    for (seq,) in notes:
-        found = journal.event(seq)
-        if found is None or not isinstance(found.event, Noted):
-            continue
-        if found.event.what == "finished":
-            return "finished", "cyan", f": {words.line(found.event.text)}".rstrip(". ")
-        if found.event.what == "interrupted":
-            return "stopped", "yellow", ", may be resumed"
-        if found.event.what in ("started", "resumed"):
-            break
-    return "died", "red", ": its process ended without a word; `evolve run --resume` goes on with it"
+    state, told = lineage.state(journal)
+    console.print(words.text((state, STATES[state]), f": {words.line(told)}" if told else ""))
+    first, spent = journal.event(1), lineage.spend(journal)
+    if first:
+        sessions = f" in {spent.sessions} sessions" if spent.sessions > 1 else ""
+        began = f"began {datetime.fromtimestamp(first.at):%Y-%m-%d %H:%M}"
+        console.print(words.text((f"{began}, {spent.steps} steps in {words.duration(spent.seconds)}{sessions}", "dim")))
 
 
 def best(journal: Journal, console: Console) -> None:
@@ -103,12 +83,12 @@ def _climb(journal: Journal, console: Console, row: Row) -> None:
     line = lineage.ancestors(journal, str(row.candidate_id))
     seed = line[0] if line else row
     if seed.step != row.step and seed.passed and seed.ranking_key == row.ranking_key:
-        modelled = " (modelled)" if row.modelled else ""
-        times = f"{row.score / seed.score:.2f} times as fast as its seed at {seed.score:.3f}{modelled}"
+        times = f"{row.score / seed.score:.2f} times as fast as its seed at {seed.score:.3f}{words.modelled(row)}"
         console.print(words.text(f"  {times}, in {len(line) - 1} changes"))
     rises, last = lineage.best_so_far(journal), journal.last_step()
     if len(rises) > 1:
-        told = f"  {rises[0].score:.3f} → {rises[-1].score:.3f} over {last} steps, first figures included"
+        span = f"{rises[0].score:.3f} → {rises[-1].score:.3f}{words.modelled(row)}"
+        told = f"  {span} over {last} steps, first figures included"
         console.print(words.text("  ", (words.spark(curve(rises, last)), "green"), (told, "dim")))
 
 
@@ -143,7 +123,7 @@ def council(journal: Journal, console: Console) -> None:
         return
     title(console, "Council")
     figures = ("asked", "passed", "improved", "cost", "cost per improvement", "GPU time")
-    made = words.table("member", *figures, right=figures)
+    made = words.table("member", *figures, "", right=figures)
     cells: list[Sequence[Text | str]] = []
     for m in sorted(members, key=lambda m: (-m.improved, m.member)):
         each = m.cost_per_improvement
@@ -165,7 +145,6 @@ def council(journal: Journal, console: Console) -> None:
 
 def spend_lines(journal: Journal, console: Console) -> None:
     """What was spent, beside what may be."""
-    title(console, "Spent")
     spent, budget = lineage.spend(journal), journal.meta.get("budget") or {}
     tokens = spent.tokens_in + spent.tokens_out
     lines = (
@@ -183,6 +162,9 @@ def spend_lines(journal: Journal, console: Console) -> None:
         if value or limit:
             of = f"of {tell(limit)}" if limit else ""
             cells.append((name, shown, of, words.text((words.bar(value / limit, 30) if limit else "", "blue"))))
+    if not cells:
+        return
+    title(console, "Spent")
     console.print(words.fill(made, cells))
 
 
@@ -196,9 +178,8 @@ def spend(journal: Journal, console: Console) -> None:
     head(journal, console)
     spend_lines(journal, console)
     council(journal, console)
-    title(console, "By verdict")
     figures = ("steps", "cost", "reply time", "judge time", "GPU time")
-    made = words.table("verdict", *figures, right=figures)
+    made = words.table("verdict", *figures, "", right=figures)
     sums = journal.query(
         "SELECT verdict, sum(steps), total(cost_usd), total(reply_seconds), total(judge_seconds), total(gpu_seconds)"
         " FROM tallies GROUP BY verdict ORDER BY 2 DESC"
@@ -212,40 +193,40 @@ def spend(journal: Journal, console: Console) -> None:
         )
         for verdict, steps, usd, *times in sums
     ]
+    if not cells:
+        return
+    title(console, "By verdict")
     console.print(words.fill(made, cells))
 
 
 def last_events(journal: Journal, console: Console) -> None:
+    seqs = journal.query(
+        "SELECT seq FROM events WHERE kind IN ('judged', 'confirmed', 'noted') ORDER BY seq DESC LIMIT ?",
+        (LAST_EVENTS,),
+    )
+    if not seqs:
+        return
     title(console, "Last events")
-    found = [
-        journal.event(seq)
-        for (seq,) in journal.query(
-            "SELECT seq FROM events WHERE kind IN ('judged', 'confirmed', 'noted') ORDER BY seq DESC LIMIT ?",
-            (LAST_EVENTS,),
-        )
-    ]
     now = time.time()
-    for logged in reversed([e for e in found if e is not None]):
+    for (seq,) in reversed(seqs):
+        logged = journal.event(seq)
+        assert logged is not None
         event = logged.event
-        if isinstance(event, Asked | Replied):
-            continue
         style = words.colour(event.evaluation.verdict) if isinstance(event, Judged) else "cyan"
         ago = f"{words.duration(max(0.0, now - logged.at))} ago"
-        console.print(
-            words.text((f"  {ago:>12}  ", "dim"), (words.line(sentence(event), 400), style)),
-            no_wrap=True, overflow="ellipsis", soft_wrap=not console.is_terminal,
-        )  # fmt: skip
+        words.one_line(console, words.text((f"  {ago:>12}  ", "dim"), (words.line(sentence(event), 400), style)))
 
 
 def next_commands(journal: Journal, console: Console) -> None:
     title(console, "Next")
     run = journal.folder
-    told = (
-        (f"evolve show {run}:best", "the best in full"),
-        (f"evolve show {run} --lineage", "how it came to be"),
-        (f"evolve show {run}:best --diff", "what its last step changed"),
-        (f"evolve show {run} --log", "every hypothesis and its outcome"),
-    )
+    told = [(f"evolve show {run} --log", "every hypothesis and its outcome")]
+    row = lineage.best(journal)
+    if row is not None:
+        told.append((f"evolve show {run}:best", "the best in full"))
+        told.append((f"evolve show {run} --lineage", "how it came to be"))
+    if row is not None and row.parent_id:
+        told.append((f"evolve show {run}:best --diff", "what its last step changed"))
     wide = max(len(command) for command, _ in told)
     for command, what in told:
         console.print(words.text(f"  {command:<{wide}}  ", (what, "dim")), soft_wrap=True)

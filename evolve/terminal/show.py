@@ -71,28 +71,21 @@ def top(journal: Journal, console: Console, count: int) -> None:
     if not rows:
         console.print(words.text("Nothing has PASSED yet."))
         return
-    modelled = " (modelled)" if rows[0].modelled else ""
-    made = words.table(
-        "", f"score{modelled}", "interval", "over parent", "candidate", "gen", "member", "hypothesis",
-        right=("", f"score{modelled}", "over parent", "gen"), indent=False,
-    )  # fmt: skip
+    figure = f"score{words.modelled(rows[0])}"
+    wide = console.width >= 110
+    bounds = () if rows[0].modelled else ("interval",)
+    columns = ("", figure, *bounds, "× parent", "candidate", *(("gen", "member") if wide else ()), "hypothesis")
+    made = words.table(*columns, right=("", "× parent", "gen"), indent=False)
     cells: list[Sequence[Text | str]] = []
     for place, row in enumerate(rows, start=1):
-        shown = "confirmed" if row.confirmed else "first figure"
-        between = "" if row.modelled else words.interval(row.score_low, row.score_high)
-        cells.append(
-            (
-                str(place),
-                words.text((f"{row.score:.3f}", "bold green" if row.confirmed else "green")),
-                words.text((f"{between} {shown}".strip(), "" if row.confirmed else "dim")),
-                words.percent(row.gain),
-                words.text((str(row.candidate_id), "cyan")),
-                str(row.generation),
-                words.line(row.member),
-                words.line(row.hypothesis),
-            )
-        )
+        score = (f"{row.score:.3f}", "bold green"), (" ✓", "green") if row.confirmed else ""
+        between = (words.interval(row.score_low, row.score_high),) if bounds else ()
+        gain = "" if row.gain is None else f"{row.gain:.3f}"
+        name = words.text((str(row.candidate_id), "cyan"))
+        by = (str(row.generation), words.line(row.member, 24)) if wide else ()
+        cells.append((str(place), words.text(*score), *between, gain, name, *by, words.line(row.hypothesis)))
     console.print(words.fill(made, cells))
+    console.print(words.text(("✓ confirmed; the others are first figures, luck included", "dim")))
 
 
 def tree(journal: Journal, console: Console, candidate_id: str) -> None:
@@ -100,14 +93,14 @@ def tree(journal: Journal, console: Console, candidate_id: str) -> None:
     line = lineage.ancestors(journal, candidate_id)
     for place, row in enumerate(line):
         joint = "●" if place == 0 else "└─●" if place == len(line) - 1 else "├─●"
-        _print(console, words.text((joint.ljust(4), "cyan"), *_node(row)))
+        words.one_line(console, words.text((joint.ljust(4), "cyan"), *_node(row)))
         if place < len(line) - 1:
             others = [c for c in lineage.children(journal, str(row.candidate_id)) if c.step != line[place + 1].step]
             if others:
-                _print(console, words.text(("│   ", "cyan"), (_others(others), "dim")))
+                words.one_line(console, words.text(("│   ", "cyan"), (_others(others), "dim")))
     below = lineage.descendants(journal, candidate_id)
     if below:
-        _print(console, words.text(("    " + f"and {_count(below, 'descendant')} of its own", "dim")))
+        words.one_line(console, words.text(("    " + f"and {_count(below, 'descendant')} of its own", "dim")))
 
 
 def _node(row: Row) -> tuple[str | tuple[str, str], ...]:
@@ -129,7 +122,7 @@ def _others(rows: list[Row]) -> str:
     passed = [r for r in rows if r.passed]
     better = sum(r.improved for r in passed)
     told = f"{_count(len(rows), 'other child', 'other children')}: {len(passed)} passed, {better} better than this"
-    return told + (f", at most {max(r.score for r in passed):.3f}" if passed else "")
+    return told + (f", at most {max(r.score for r in passed):.3f}{words.modelled(passed[0])}" if passed else "")
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:
@@ -149,7 +142,7 @@ def diff(journal: Journal, console: Console, candidate_id: str, other: str = "",
         old = journal.attempt(new.parent_id).candidate
     lines = list(unified(old, new))
     for line in lines or [words.text(("The sources are the same.", "dim"))]:
-        _print(console, line)
+        words.one_line(console, line)
 
 
 def unified(old: Candidate, new: Candidate) -> list[Text]:
@@ -167,12 +160,12 @@ def log(journal: Journal, console: Console, candidate_id: str | None = None) -> 
     way from the seed."""
     rows = lineage.experiments(journal) if candidate_id is None else lineage.ancestors(journal, candidate_id)
     if not rows:
-        _print(console, words.text("No step with a hypothesis has been judged yet."))
+        words.one_line(console, words.text("No step with a hypothesis has been judged yet."))
     room = max(24, console.width - 64) if console.is_terminal else 0
     for row in rows:
         idea = words.line(row.hypothesis, room or 400) or ("the seed" if row.parent_id is None else f"({row.kind})")
         word, colour = words.mark(row)
-        _print(
+        words.one_line(
             console,
             words.text(
                 (f"{row.step:05d} ", "cyan"), (f"{words.line(row.member, 14):<14} ", "dim"), f"{idea:<{room}}",
@@ -186,11 +179,3 @@ def _outcome(row: Row) -> str:
         return f": {words.line(row.headline)}" if row.headline else ""
     gain = f" {words.percent(row.gain)}," if row.gain is not None else ","
     return f"{gain} {words.score_of(row)}{' confirmed' if row.confirmed else ''}"
-
-
-def _print(console: Console, line: Text) -> None:
-    """One line stays one line: cut at the edge of a terminal, whole in a file."""
-    if console.is_terminal:
-        console.print(line, no_wrap=True, overflow="ellipsis", crop=True, highlight=False)
-    else:
-        console.print(line, soft_wrap=True, highlight=False)

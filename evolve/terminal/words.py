@@ -15,6 +15,7 @@ from evolve.sentences import first_line
 from evolve.types import Verdict
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -40,6 +41,14 @@ def line(text: str, longest: int = 160) -> str:
     return clean(first_line(text, longest))
 
 
+def one_line(console: Console, line: Text) -> None:
+    """One line stays one line: cut at the edge of a terminal, whole in a file."""
+    if console.is_terminal:
+        console.print(line, no_wrap=True, overflow="ellipsis", crop=True, highlight=False)
+    else:
+        console.print(line, soft_wrap=True, highlight=False)
+
+
 def text(*parts: str | tuple[str, str]) -> Text:
     """`Text.assemble`, without a markup language in between."""
     from rich.text import Text
@@ -48,16 +57,15 @@ def text(*parts: str | tuple[str, str]) -> Text:
 
 
 def table(*columns: str, right: Iterable[str] = (), indent: bool = True, wrap: bool = False) -> Table:
-    """Plain columns; those named in `right` hold figures. What does not fit is cut from the last one, or wrapped in it."""
+    """Plain columns; those named in `right` hold figures. What does not fit is cut from the last, or wrapped in it."""
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
     if indent:
         made.add_column("", width=0)
-    for name in columns:
-        last = name == columns[-1]
-        justify: Any = "right" if name in right else "left"
-        made.add_column(name, justify=justify, no_wrap=not (last and wrap), overflow="fold" if wrap else "ellipsis")
+    for name in columns[:-1]:
+        made.add_column(name, justify="right" if name in right else "left", no_wrap=True, overflow="ellipsis")
+    made.add_column(columns[-1], no_wrap=not wrap, overflow="fold" if wrap else "ellipsis", ratio=1)
     return made
 
 
@@ -66,10 +74,7 @@ def fill(made: Table, rows: Iterable[Sequence[Text | str]]) -> Table:
 
     before = [""] * (made.columns[0].width == 0)
     for row in rows:
-        cells = [cell if isinstance(cell, Text) else Text(cell) for cell in row]
-        made.add_row(*before, *cells)
-        for column, cell in zip(made.columns[len(before) : -1], cells, strict=False):
-            column.min_width = max(column.min_width or 0, cell.cell_len)
+        made.add_row(*before, *(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return made
 
 
@@ -78,8 +83,13 @@ def score_of(row: Row) -> str:
     if not row.passed:
         return row.verdict or "not judged yet"
     if row.modelled:
-        return f"{row.score:.3f} (modelled)"
+        return f"{row.score:.3f}{modelled(row)}"
     return f"{row.score:.3f} {interval(row.score_low, row.score_high)}"
+
+
+def modelled(row: Row) -> str:
+    """Behind every figure that no GPU has shown."""
+    return " (modelled)" if row.modelled else ""
 
 
 def interval(low: float, high: float) -> str:
@@ -108,7 +118,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 6000:
         return f"{seconds / 60:.0f} min" if seconds >= 600 else f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
 
 
 def money(usd: float) -> str:
@@ -122,7 +132,11 @@ def microseconds(us: float) -> str:
 
 
 def parameters(values: Mapping[str, Any]) -> str:
-    return clean("  ".join(f"{name} {value}" for name, value in values.items()))
+    return clean("  ".join(f"{name}={value}" for name, value in values.items()))
+
+
+def value(fact: Any) -> str:
+    return f"{fact:.4g}" if isinstance(fact, float) else line(str(fact), 60)
 
 
 def bar(share: float, width: int = 24) -> str:
