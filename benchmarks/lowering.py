@@ -76,7 +76,7 @@ def ttir(
     made = source.make_ir(chip, chosen, backend.get_codegen_implementation(chosen), backend.get_module_map(), context)
     stages: dict[str, Any] = {}
     backend.add_stages(stages, chosen, source.language)
-    return str(stages["ttir"](made, {})), [name for name, kind in signature.items() if kind != "constexpr"]
+    return stages["ttir"](made, {}).str_nodebug(), [name for name, kind in signature.items() if kind != "constexpr"]
 
 
 def launch(

@@ -51,15 +51,16 @@ def cliffs(
         return found
     copies = instructions.get("LDGSTS", 0) + instructions.get("UTMALDG", 0)
     tensor = sum(instructions.get(op, 0) for op in ("HGMMA", "QGMMA", "IGMMA", "HMMA", "IMMA", "QMMA"))
+    instead = ", or tensor descriptors" if wgmma_chip else ""  # elsewhere they become plain pointers
     if tensor and not copies:
         found.append(
-            "No copy is asynchronous: nothing is known to be divisible by 16, or the loop is not pipelined. Pass sizes "
-            "and strides that are, use tensor descriptors, or ask for num_stages of 3 or more."
+            "No copy is asynchronous: nothing is known to be divisible by 16, or the loop is not pipelined. Use sizes "
+            f"and strides that are, num_stages of 3 or more{instead}."
         )
     elif tensor and copies and instructions.get("LDG@loop", 0) > 0:
         found.append(
             "One operand is loaded synchronously: K is not known to be divisible by the tile, or an index wraps with "
-            "%. Use an EVEN_K constexpr, plain masks instead of %, or tensor descriptors."
+            f"%. Use an EVEN_K constexpr, plain masks instead of %{instead}."
         )
     if wgmma_chip and instructions.get("HMMA", 0) and not instructions.get("HGMMA", 0):
         why = "BLOCK_M is under 64" if 0 < rows < 64 else "BLOCK_M under 64, under 4 warps, or an operand in float32"
@@ -77,8 +78,12 @@ def _shape(bound: str, counts: Counts, fits: Occupancy, target: Target) -> list[
         found.append(f"{waves:.2f} waves: the last leaves most of the chip idle; other tiles, or a persistent grid.")
     if bound == "latency":
         found.append(f"Waiting for loads: more stages, or more blocks an SM ({fits.blocks} now, limit: {fits.limit}).")
-    elif bound == "memory":
+    elif bound == "memory" and counts.dots:
         found.append("Bound by memory traffic: larger tiles, grouped program order, fewer passes over the data.")
+    elif bound == "memory":
+        found.append(
+            "Bound by memory traffic: read and write everything once, in wide accesses; fuse what comes after."
+        )
     elif bound == "launch":
         found.append("Bound by launching: fewer launches and memsets.")
     elif counts.dots and max(d.m * d.n for d in counts.dots) < 128 * 128:

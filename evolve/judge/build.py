@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeAlias
 
@@ -47,7 +47,7 @@ class Builder:
         for name in ("kernels", "staging"):
             (cache / name).mkdir(mode=0o700, exist_ok=True)
         _sweep(cache / "staging")
-        self._triton = version("triton")
+        self._triton = _triton_version()
         self._under_way: dict[str, Future[Binary | Ruling]] = {}
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="build")
@@ -156,6 +156,13 @@ class Builder:
         if not needs:
             return binary
         return Ruling(Verdict.BUILD_ERROR, f"{binary.name} {needs}.", stage="build", evidence={"kernel": binary.name})
+
+
+def _triton_version() -> str:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        raise MachineryError("triton is not installed here, so nothing can be built; it is for Linux.") from None
 
 
 def _private(cache: Path) -> None:

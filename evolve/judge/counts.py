@@ -8,18 +8,17 @@ data (a loop over a length read from memory) is unknown, is counted once, and is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evolve.judge.plan import Argument, Descriptor, Launch, View
+from evolve.judge.scalars import UNKNOWN, Numbers, Value, arithmetic
 from evolve.judge.ttir import Function, Op, Tile
 
-Numbers = NDArray[np.int64]
 WAVE = 4096  # programs looked at for reuse: more are never resident
 SPREAD = 256  # programs spread over the grid, for the mean of what differs between them
 
@@ -88,48 +87,6 @@ class Counts:
 
     def bytes_of(self, *ops: str) -> float:
         return sum(move.nbytes * move.times for move in self.moves if move.op in ops)
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """`numbers`: a scalar's value in each sampled program, None if unknown. `depends`: the scalars a tensor hangs on.
-    `moving`: changes from one iteration of a loop to the next."""
-
-    numbers: Numbers | None = None
-    depends: frozenset[bytes] = frozenset()
-    arguments: frozenset[int] = frozenset()
-    moving: bool = False
-    starts_at_program: bool = False
-
-
-UNKNOWN = Value()
-BINARY: dict[str, Callable[[Any, Any], Any]] = {
-    "addi": np.add,
-    "subi": np.subtract,
-    "muli": np.multiply,
-    "divsi": lambda a, b: np.trunc(a / np.where(b == 0, 1, b)).astype(np.int64),
-    "remsi": lambda a, b: np.fmod(a, np.where(b == 0, 1, b)),
-    "ceildivsi": lambda a, b: -(-a // np.where(b == 0, 1, b)),
-    "floordivsi": lambda a, b: a // np.where(b == 0, 1, b),
-    "minsi": np.minimum,
-    "maxsi": np.maximum,
-    "andi": np.bitwise_and,
-    "ori": np.bitwise_or,
-    "xori": np.bitwise_xor,
-    "shli": lambda a, b: np.left_shift(a, np.clip(b, 0, 62)),
-    "shrsi": lambda a, b: np.right_shift(a, np.clip(b, 0, 62)),
-}
-for _signed in ("divsi", "remsi", "minsi", "maxsi", "shrsi", "ceildivsi"):
-    BINARY[_signed.replace("si", "ui")] = BINARY[_signed]
-COMPARE = {
-    "eq": np.equal,
-    "ne": np.not_equal,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-}
-SAME = ("extsi", "extui", "trunci", "index_cast", "index_castui", "bitcast", "assume")
 
 
 def count(function: Function, launch: Launch, *, resident: int) -> Counts:
@@ -264,24 +221,12 @@ class _Counter:
         return frozenset() if (wave == wave[0]).all() else frozenset({wave.tobytes()})
 
     def _number(self, op: Op, operands: list[Value]) -> Numbers | None:
-        dialect, _, name = op.name.partition(".")
-        numbers = [v.numbers for v in operands]
         if op.name == "arith.constant":
             return self._constant(op.text)
         if op.name in ("tt.get_program_id", "tt.get_num_programs"):
             axis = "xyz".find(op.text.strip()[:1])
-            return self._program(axis) if name == "get_program_id" else self._full(self.launch.grid[axis])
-        if not numbers or any(n is None for n in numbers):
-            return None
-        known = [n for n in numbers if n is not None]
-        if (dialect == "arith" and name in BINARY) or name == "addptr":
-            return np.asarray(BINARY.get(name, np.add)(*known[:2]), dtype=np.int64)
-        if name == "cmpi":
-            compare = COMPARE.get(op.text.split(",")[0].strip().lstrip("su"), np.equal)
-            return np.asarray(compare(*known[:2]), dtype=np.int64)
-        if name == "select" and len(known) == 3:
-            return np.where(known[0] != 0, known[1], known[2])
-        return known[0] if name in SAME else None
+            return self._program(axis) if op.name == "tt.get_program_id" else self._full(self.launch.grid[axis])
+        return arithmetic(op, [v.numbers for v in operands])
 
     def _constant(self, text: str) -> Numbers | None:
         word = text.split()[0] if text.split() else ""
