@@ -167,7 +167,7 @@ class Budget:
         """What is left of each limit, for display."""
         used = self.used()
         return {
-            _TITLES.get(name, name): _amount(name, max(0.0, limit - used[name]))
+            _TITLES.get(name, name): _amount(name, max(0.0, limit - used[name])).removesuffix(f" {name}")
             for name, limit in self.limits.items()
             if limit is not None
         }
@@ -183,7 +183,7 @@ def _amount(name: str, amount: float) -> str:
         case "seconds" | "gpu_seconds":
             return _time(amount) + (" of GPU time" if name == "gpu_seconds" else "")
         case _:
-            return f"{amount:,.0f} {'tokens' if name == 'tokens' else 'steps'}"
+            return f"{amount:,.0f} {name}"
 
 
 def _time(seconds: float) -> str:

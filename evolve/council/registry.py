@@ -38,7 +38,7 @@ def rules(
     known = {rule.name: rule for rule in RULES}
     for rule in rules:
         if rule not in known:
-            raise ConfigError(f'council: member "{name}": no rule "{rule}"{_nearest(rule, known)}.')
+            raise ConfigError(f'council: member "{name}": no rule "{rule}"{_nearest(rule, known)}')
     chosen = [known[rule] for rule in rules] or list(RULES)
     return RulesMember(
         name=name, rules=chosen, workloads=workloads, target=target, triton=triton, random_seed=random_seed
@@ -76,7 +76,7 @@ def make(member: str, *, name: str, options: Any = NOTHING, knows: Mapping[str, 
     open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     for option in given:
         if option not in accepted and not open_ended:
-            raise ConfigError(f'council: member "{name}": unknown option "{option}"{_nearest(option, accepted)}.')
+            raise ConfigError(f'council: member "{name}": unknown option "{option}"{_nearest(option, accepted)}')
     given |= {key: value for key, value in knows.items() if key in accepted and key not in given}
     for parameter in accepted.values():
         required = parameter.default is parameter.empty and parameter.kind not in (
@@ -105,7 +105,7 @@ def find(member: str) -> Factory:
     module, colon, attribute = member.partition(":")
     if not colon:
         near = _nearest(member, SHIPPED)
-        raise ConfigError(f'council: no member "{member}"{near}, or package.module:Name for your own.')
+        raise ConfigError(f'council: no member "{member}"{near} One of your own is named as package.module:Name.')
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
@@ -113,14 +113,14 @@ def find(member: str) -> Factory:
     except AttributeError as error:
         raise ConfigError(f'council: member "{member}": {error}; expected package.module:Name.') from error
     if not callable(found):
-        raise ConfigError(f'council: member "{member}" is a {type(found).__name__}; expected a class or a function.')
+        raise ConfigError(f'council: member "{member}" is {found!r}; expected a class or a function.')
     factory: Factory = found
     return factory
 
 
 def _nearest(given: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
-    return f'; did you mean "{near[0]}"?' if near else f"; expected one of {_listed(known)}"
+    return f'; did you mean "{near[0]}"?' if near else f"; expected one of {_listed(known)}."
 
 
 def _listed(known: Mapping[str, Any]) -> str:
