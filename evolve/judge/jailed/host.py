@@ -92,5 +92,5 @@ def watched(device: str, allocate: Allocate) -> Iterator[None]:
 @contextmanager
 def unwatched() -> Iterator[None]:
     """For our own work in the middle of the host function: a launch."""
-    with torch._C.DisableTorchFunctionSubclass(), torch.utils._python_dispatch._disable_current_modes():
+    with torch._C.DisableTorchFunction(), torch.utils._python_dispatch._disable_current_modes():
         yield
