@@ -8,7 +8,7 @@ order, the clock and the evidence; what a stage holds against a candidate stands
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,7 +24,10 @@ from evolve.problem import Problem, Variant
 from evolve.types import Evaluation, Job, Json, Measurement, Scalar, Verdict, Workload
 
 # What a failed held-out workload tells the council: which one, and how it failed, would teach it the hidden sizes.
-HELD_OUT = "It fails on a workload that is not shown. Make it right for every size, layout and alignment it can be called with."
+HELD_OUT = (
+    "It fails on a workload that is not shown. "
+    "Make it right for every size, layout and alignment it can be called with."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +145,12 @@ class Pipeline:
             self._dedupe(f"ast:{screened.digest}", "screen", job, record)
         points = [Point(workload=w, parameters=screened.defaults) for w in self._workloads(job)]
         with record.stage("lower"):
-            raw = lower(self.jail, screened, self.problem, points, self.target, shuffle_seed=_shuffle(job))
+            raw, again = (  # twice, in different orders: a host function that remembers gives itself away
+                lower(self.jail, screened, self.problem, points, self.target, shuffle_seed=_shuffle(job) + turn)
+                for turn in (0, 1)
+            )
         with record.stage("gate"):
-            gated = gate(raw, screened=screened, problem=self.problem, points=points, target=self.target)
+            gated = gate(raw, screened=screened, problem=self.problem, points=points, target=self.target, again=again)
             record.evidence["plan"] = gated.digest
             record.evidence["certificate"] = gated.certificate
             self._dedupe(f"plan:{gated.digest}", "gate", job, record)
@@ -170,7 +176,8 @@ class Pipeline:
             same = {"screen": "source", "gate": "launch plan", "build": "machine code"}[stage]
             raise Ruling(
                 Verdict.DUPLICATE,
-                f"same {same} as {twin}: the change took no effect. Change what the compiler sees, not how it is written.",
+                f"same {same} as {twin}: the change took no effect. "
+                "Change what the compiler sees, not how it is written.",
                 stage=stage,
             )
 
@@ -182,5 +189,3 @@ class Pipeline:
 def _shuffle(job: Job) -> int:
     return job.random_seeds[0] if job.random_seeds else 0
 
-
-Calibrate = Callable[[str], Mapping[str, Json]]
