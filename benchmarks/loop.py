@@ -50,7 +50,7 @@ def configured(folder: Path, steps: int) -> RunConfig:
 
 
 def searching(journal: Journal, config: RunConfig, stamps: Stamps) -> tuple[Search, wiring.Parts]:
-    from evolve.council import Council
+    from evolve.council import Council, Seat
     from evolve.council.scripted import ScriptedMember
 
     problem = wiring.problem(config)
@@ -59,7 +59,7 @@ def searching(journal: Journal, config: RunConfig, stamps: Stamps) -> tuple[Sear
     member = ScriptedMember(
         lambda draw, prompt: f"Hypothesis: h\n```python\nx = {draw.step}\n{FILLER}\n```", name="scripted"
     )
-    council = Council([wiring.Seat(name="scripted", member=member, weight=1.0, kinds={"rewrite": 1.0})], random_seed=1)
+    council = Council([Seat(name="scripted", member=member, weight=1.0, kinds={"rewrite": 1.0})], random_seed=1)
     search = Search(
         journal=journal,
         population=parts.population,
