@@ -5,7 +5,17 @@
 
 from __future__ import annotations
 
-from evolve.rules import descriptors, even_k, parameters, persistent, program_order
+from evolve.rules import (
+    descriptors,
+    epilogue,
+    even_k,
+    modulo,
+    parameters,
+    persistent,
+    program_order,
+    split_k,
+    warp_specialize,
+)
 from evolve.rules.base import Applied, Context, Declined, No, Rule
 from evolve.rules.source import parse
 
@@ -15,6 +25,10 @@ RULES: tuple[Rule, ...] = (
     descriptors.RULE,
     even_k.RULE,
     persistent.RULE,
+    split_k.RULE,
+    warp_specialize.RULE,
+    epilogue.RULE,
+    modulo.RULE,
 )
 
 __all__ = ["RULES", "Applied", "Context", "Declined", "Rule", "apply"]

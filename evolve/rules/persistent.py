@@ -22,10 +22,10 @@ FIRST = ("tl.program_id(0)", "tl.program_id(axis=0)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """The launch's grid of one axis: the line that makes it, if any, and its size on the host."""
+    """The launch's grid: the line that makes it, if it has a name, and its axes on the host."""
 
     line: cst.SimpleStatementLine | None
-    size: str
+    axes: tuple[str, ...]
 
 
 def rewrite(source: Source, context: Context) -> Applied:
@@ -36,14 +36,16 @@ def rewrite(source: Source, context: Context) -> Applied:
     if "NUM_SMS" in source.names:
         raise No("The candidate already asks for the number of SMs.")
     pid = _program(source, kernel)
-    grid = one_axis(source, launch)
+    grid = grid_of(source, launch)
+    if len(grid.axes) != 1:
+        raise No("The grid has more than one axis.")
     tiles = source.fresh("tiles")
     edits = Edits(source)
     _loop(edits, kernel, pid, tiles)
     edits.scalar(kernel, launch, tiles, tiles)
     edits.constexpr(kernel, launch, "NUM_SMS", "NUM_SMS", "1")
     edits.tunable("NUM_SMS", 132)
-    size = f"{tiles} = {grid.size}\n"
+    size = f"{tiles} = {grid.axes[0]}\n"
     if grid.line is not None:
         name = source.code(launch.grid)
         edits.replace(grid.line, f"{size}{name} = (min(NUM_SMS, {tiles}),)\n")
@@ -87,7 +89,7 @@ def _loop(edits: Edits, kernel: Kernel, pid: Bind, tiles: str) -> None:
         edits.replace(line, "")
 
 
-def one_axis(source: Source, launch: Launch) -> Grid:
+def grid_of(source: Source, launch: Launch) -> Grid:
     text = source.code(launch.grid)
     line = None
     if isinstance(launch.grid, cst.Name):
@@ -95,9 +97,9 @@ def one_axis(source: Source, launch: Launch) -> Grid:
     node = tree(text)
     if isinstance(node, ast.Lambda) and len(node.args.args) == 1:
         node = _without_meta(node, launch)
-    if not (isinstance(node, ast.Tuple) and len(node.elts) == 1):
-        raise No("The grid has more than one axis, or is not written as a tuple.")
-    return Grid(line=line, size=ast.unparse(node.elts[0]))
+    if not isinstance(node, ast.Tuple) or any(isinstance(e, ast.Starred) for e in node.elts):
+        raise No("The grid is not written as a tuple.")
+    return Grid(line=line, axes=tuple(ast.unparse(e) for e in node.elts))
 
 
 def _made(source: Source, name: str) -> tuple[cst.SimpleStatementLine, str]:

@@ -9,8 +9,7 @@ from interpret import Run, errors
 from evolve.rules import RULES, Applied, Context, apply
 from evolve.types import Workload
 
-WORKLOADS = (Workload(name="w", params={"M": 4096, "N": 4096, "K": 4096, "dtype": "float16"}),)
-CHAINS = 6
+WORKLOADS = (Workload(name="w", params={"M": 512, "N": 512, "K": 4096, "dtype": "float16"}),)
 BOUNDS = {"float16": 8e-4, "float32": 2e-6}
 
 
@@ -23,7 +22,7 @@ def alone() -> dict[str, Run]:
     for name, (source, entry, tunables) in PRODUCTS.items():
         for rule in RULES:
             seen = set()
-            for number in range(8):
+            for number in range(4):
                 found = apply(rule, source, context(number))
                 if isinstance(found, Applied) and found.hypothesis not in seen:
                     seen.add(found.hypothesis)
@@ -32,11 +31,11 @@ def alone() -> dict[str, Run]:
     return runs
 
 
-def chains() -> dict[str, Run]:
+def chains(count: int) -> dict[str, Run]:
     """Whatever rules apply, one after the other, in random order: what a run does to a lineage."""
     runs: dict[str, Run] = {}
     for name, (source, entry, tunables) in PRODUCTS.items():
-        for number in range(CHAINS):
+        for number in range(count):
             rng, text, path = random.Random(number), source, []
             for _ in range(12):
                 rule = rng.choice([r for r in RULES if r.name != "parameters"])
@@ -70,11 +69,16 @@ def test_each_rule_keeps_the_meaning():
     assert judge(runs) == []
 
 
-UNMOVED: set[str] = set()  # rules that no plain kernel gives a chance to
+UNMOVED = {"warp specialization", "epilogue subtiling"}  # these want descriptors first: see the chains
 
 
 def test_chains_keep_the_meaning():
-    assert judge(chains()) == []
+    assert judge(chains(2)) == []
+
+
+@pytest.mark.slow
+def test_many_chains_keep_the_meaning():
+    assert judge(chains(16)) == []
 
 
 def test_a_wrong_rewrite_would_be_seen():

@@ -108,3 +108,70 @@ def test_moves_add_up_to_what_an_engineer_would_write():
     assert built.meets({"UTMALDG": ">0", "UTMASTG": ">0", "HGMMA": ">0", "LDGSTS": "=0"})
     assert built.spills_bytes == 0
     assert built.shared_bytes <= 232_448
+
+
+LARGE = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3}
+
+
+def described() -> tuple[str, str]:
+    source, entry, _ = PRODUCTS["seed"]
+    return moved("tensor descriptors", source).source, entry
+
+
+def test_warps_specialize_on_descriptors_and_nowhere_else():
+    source, entry = described()
+    for first in ([], ["persistent grid"]):
+        for name in first:
+            source = moved(name, source).source
+        found = moved("warp specialization", source)
+        built = one(found.source, entry, meta(4096, 4096), meta(4096, 4096), **LARGE)
+        assert built.meets(found.signature)
+        assert built.spills_bytes == 0
+        odd = one(found.source, entry, meta(333, 191), meta(191, 257), BLOCK_M=64, BLOCK_N=64, num_warps=4)
+        assert odd.counts["USETMAXREG"] == 0
+    plain = apply(BY_NAME["warp specialization"], PRODUCTS["seed"][0], context())
+    assert "with pointers the compiler crashes" in getattr(plain, "reason", "")
+
+
+def test_warp_specialization_asks_for_four_warps():
+    source = described()[0]
+    found = moved("warp specialization", source.replace("num_warps=4", "num_warps=8"))
+    assert "num_warps=4" in found.source
+    tall = source.replace("BLOCK_N=64", "BLOCK_N=256")
+    assert "64×256" in getattr(apply(BY_NAME["warp specialization"], tall, context()), "reason", "")
+
+
+def test_a_tile_that_leaves_in_halves_takes_less_shared_memory():
+    source, entry = described()
+    source = moved("persistent grid", source).source
+    found = moved("epilogue subtiling", source)
+    before, after = (one(s, entry, meta(4096, 4096), meta(4096, 4096), **LARGE) for s in (source, found.source))
+    assert after.meets(found.signature)
+    assert after.shared_bytes < before.shared_bytes
+
+
+@pytest.mark.parametrize("kernel", ["axes", "grouped"])
+def test_masks_in_the_place_of_modulo_cost_fewer_instructions(kernel):
+    source, entry, _ = PRODUCTS[kernel]
+    found = moved("modulo removal", source)
+    before, after = (one(s, entry, meta(512, 512), meta(512, 512)) for s in (source, found.source))
+    assert after.counts.total() < before.counts.total()
+    assert after.counts["LDGSTS"] >= before.counts["LDGSTS"] > 0
+
+
+@pytest.mark.parametrize("kernel", ["seed", "axes", "grouped"])
+def test_k_is_split_only_where_sms_would_idle(kernel):
+    source, entry, tunables = PRODUCTS[kernel]
+    none = Context(random=random.Random(0))
+    found = apply(BY_NAME["split-K"], source, none)
+    assert isinstance(found, Applied)
+    large = dict(zip(tunables, (128, 128, 64), strict=True))
+    product, total = build(found.source, entry, meta(512, 16384), meta(16384, 512), **large)
+    assert product.grid[-1] == 8
+    assert product.counts["HGMMA"] > 0
+    assert total.grid == (256,)
+    (alone,) = build(found.source, entry, meta(4096, 4096), meta(4096, 4096), **large)
+    assert alone.grid[-1] == 1
+    (before,) = build(source, entry, meta(4096, 4096), meta(4096, 4096), **large)
+    assert alone.counts["LDGSTS"] == before.counts["LDGSTS"] > 0
+    assert "more tiles than the chip has SMs" in getattr(apply(BY_NAME["split-K"], source, context()), "reason", "")

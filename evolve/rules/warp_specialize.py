@@ -1,0 +1,124 @@
+"""R5: producer warps that only copy, consumer warps that only multiply.
+
+Triton declines in silence where it cannot, and its compiler crashes on some forms: the guards below are those that were
+seen. The option is tied to the descriptor switch, because the pointer path would crash the compiler.
+"""
+
+from __future__ import annotations
+
+import ast
+
+import libcst as cst
+
+from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.match import DotLoop, dot_loop
+from evolve.rules.source import Edits, Source, literal
+from evolve.rules.symbols import Bind
+
+REASON = (
+    "Specialize warps in the loop over K: a producer keeps the TMA copies ahead while the consumers issue nothing but "
+    "matrix instructions."
+)
+OPTIONS = ("warp_specialize", "flatten", "loop_unroll_factor")
+
+
+def rewrite(source: Source, context: Context) -> Applied:
+    if not context.hopper:
+        raise No(f"Warp specialization was tried on sm_90 only, and the target is {context.target}.")
+    found = dot_loop(source)
+    _guard(found, context)
+    switch = _switch(found)
+    edits = Edits(source)
+    _four_warps(edits, found)
+    call = found.scope.tree(found.loop.node.iter)
+    assert isinstance(call, ast.Call)
+    parts = [ast.unparse(a) for a in call.args] + [f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords]
+    edits.expression(found.loop.node.iter, f"tl.range({', '.join([*parts, f'warp_specialize={switch}'])})")
+    return Applied(source=edits.result(), hypothesis=REASON, signature={"USETMAXREG": ">0"})
+
+
+def _guard(found: DotLoop, context: Context) -> None:
+    code = found.source.code(found.kernel.node)
+    present = [option for option in OPTIONS if f"{option}=" in code]
+    if present:
+        raise No(f"A loop of {found.kernel.name} already has {present[0]}, which excludes this.")
+    loops = [
+        x for _, x, inside in found.scope.lines if isinstance(x, cst.For) and x not in (found.loop.node, *_outer(found))
+    ]
+    if loops:
+        raise No(f"{found.kernel.name} has another loop beside the one over K; the compiler crashes on two.")
+    if "split(" in code and context.version < (3, 7):
+        raise No("Before Triton 3.7 the compiler crashes on warp specialization with a split epilogue.")
+    m, n = (found.source.tunables.get(found.launch.arguments.get(b, ""), 0) for b in _blocks(found))
+    if (m, n) == (64, 256):
+        raise No("The compiler crashes on warp specialization with tiles of 64×256.")
+    if isinstance(m, int) and 0 < m < 64:
+        raise No(f"Tiles of {m} rows do not reach WGMMA, which warp specialization needs.")
+
+
+def _outer(found: DotLoop) -> tuple[cst.CSTNode, ...]:
+    return found.loop.inside
+
+
+def _blocks(found: DotLoop) -> tuple[str, str]:
+    for bind in found.scope.of(found.accumulator):
+        if (
+            isinstance(bind.value, ast.Call)
+            and bind.value.args
+            and isinstance(bind.value.args[0], ast.Tuple | ast.List)
+        ):
+            elements = bind.value.args[0].elts
+            if len(elements) == 2:
+                return ast.unparse(elements[0]), ast.unparse(elements[1])
+    return "", ""
+
+
+def _switch(found: DotLoop) -> str:
+    """The constexpr under which both operands come through descriptors; True where they always do."""
+    switches = set()
+    for name in (found.lhs, found.rhs):
+        loads = [b for b in found.scope.of(name) if found.loop.node in b.inside and _through_descriptor(b)]
+        if not loads:
+            raise No(f"`{name}` is not loaded through a descriptor; with pointers the compiler crashes.")
+        inner = loads[0].inside[loads[0].inside.index(found.loop.node) + 1 :]
+        switches.add(found.source.code(inner[0].test) if inner and isinstance(inner[0], cst.If) else "True")
+    if len(switches) != 1:
+        raise No("The two operands do not come through descriptors under one condition.")
+    switch = switches.pop()
+    if switch != "True" and switch not in found.kernel.constexprs:
+        raise No(f"`{switch}` is not a constexpr, and an `if` at run time in the loop excludes warp specialization.")
+    return switch
+
+
+def _through_descriptor(bind: Bind) -> bool:
+    node = bind.value
+    while isinstance(node, ast.Attribute) or (
+        isinstance(node, ast.Call) and ast.unparse(node.func).startswith("tl.trans")
+    ):
+        node = node.value if isinstance(node, ast.Attribute) else node.args[0]
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load"):
+        return False
+    return ast.unparse(node.func.value) != "tl"
+
+
+def _four_warps(edits: Edits, found: DotLoop) -> None:
+    """It takes with four warps and at least two stages; with eight Triton declines in silence."""
+    for name, wanted in (("num_warps", 4), ("num_stages", 3)):
+        stated = found.launch.options.get(name)
+        value = found.source.tunables.get(stated or "", literal(stated) if stated else None)
+        fine = value == 4 if name == "num_warps" else value is None or (isinstance(value, int) and value >= 2)
+        if fine:
+            continue
+        if stated is None:
+            edits.append(found.launch.call, f"{name}={wanted}")
+        elif stated in found.source.tunables:
+            params = found.source.entry.params.kwonly_params
+            default = next(p.default for p in params if p.name.value == stated)
+            assert default is not None
+            edits.expression(default, str(wanted))
+        else:
+            arg = next(a for a in found.launch.call.args if a.keyword is not None and a.keyword.value == name)
+            edits.expression(arg.value, str(wanted))
+
+
+RULE = Rule(name="warp specialization", reason=REASON, rewrite=rewrite)
