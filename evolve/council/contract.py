@@ -184,6 +184,46 @@ class MemberContract:
             observe(event)
         await self.ask(member, replace(draw, step=10))
 
+    async def test_a_replay_restores_it(self) -> None:
+        """Only if it has an `observe`: a resumed run goes on as an uninterrupted one would."""
+        lived, restored = self.member(), self.member()
+        observe, restore = getattr(lived, "observe", None), getattr(restored, "observe", None)
+        if observe is None or restore is None:
+            return
+        for step in range(1, 13):
+            draw = self.draw(step)
+            reply = await self.ask(lived, draw)
+            for event in _story(lived, reply, draw) if reply else ():
+                observe(event)
+                restore(_unread(event))
+        for step in range(13, 19):
+            one, other = await self.ask(lived, self.draw(step)), await self.ask(restored, self.draw(step))
+            assert one == other, f"step {step}: what a member learns, it learns from events, and not from their texts"
+
+
+def _story(member: Member, reply: Reply, draw: Draw) -> list[Event]:
+    """What the run commits of one step: the reply was read, judged, and found wanting or well."""
+    source = reply.text.split("```python\n", 1)[-1].rsplit("```", 1)[0] or f"x = {draw.step}\n"
+    made = _attempt(draw.step, source, Verdict.PASSED if draw.step % 2 else Verdict.INCORRECT)
+    parent = draw.parent.id if draw.parent else None
+    candidate = replace(made.candidate, member=member.name, parent_id=parent)
+    return [
+        Asked(step=draw.step, member=member.name, prompt=Prompt(system="", user="words", kind="diff")),
+        Replied(step=draw.step, reply=reply),
+        Judged(step=draw.step, candidate=candidate, evaluation=made.evaluation),
+    ]
+
+
+def _unread(event: Event) -> Event:
+    """As a replay sees it."""
+    match event:
+        case Asked():
+            return replace(event, prompt=replace(event.prompt, system="", user=""))
+        case Replied():
+            return replace(event, reply=replace(event.reply, text=""))
+        case _:
+            return event
+
 
 def _sound(reply: object, member: Member) -> None:
     assert isinstance(reply, Reply), f"ask returned a {type(reply).__name__}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -71,6 +71,8 @@ class Council:
         self.random_seed = random_seed
         self.weights: Weights = Adaptive() if weights == "adaptive" else Fixed()
         self.standings = Standings(self.weights, frozenset(self.seats))
+        watching = (getattr(seat.member, "observe", None) for seat in self.seats.values())
+        self._observers: list[Callable[[Event], None]] = [observe for observe in watching if observe]
         self._said: list[str] = []
         self._absent: set[str] = set()  # members whose absence was said
 
@@ -124,10 +126,8 @@ class Council:
 
     def observe(self, event: Event) -> None:
         self.standings.observe(event)
-        for seat in self.seats.values():
-            remember = getattr(seat.member, "observe", None)
-            if remember is not None:
-                remember(event)
+        for observe in self._observers:
+            observe(event)
 
     def warnings(self) -> list[str]:
         """Sentences on what goes wrong in silence, each once: the loop notes them down."""

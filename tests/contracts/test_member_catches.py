@@ -9,7 +9,7 @@ import pytest
 
 from evolve.council.contract import MemberContract
 from evolve.errors import MachineryError, MemberUnavailable
-from evolve.types import Asked, Draw, Event, Member, Prompt, Reply
+from evolve.types import Asked, Draw, Event, Member, Prompt, Replied, Reply
 
 KEPT: list[asyncio.Task[None]] = []
 
@@ -113,6 +113,18 @@ async def run(case: MemberContract, test: str) -> None:
         await found
 
 
+@dataclass
+class LearnsFromTexts(Good):
+    learned: int = 0
+
+    def observe(self, event: Event) -> None:
+        if isinstance(event, Replied):
+            self.learned += len(event.reply.text)
+
+    async def ask(self, draw: Draw, prompt: Prompt) -> Reply:
+        return Reply(member=self.name, text=f"after {self.learned} letters")
+
+
 @pytest.mark.parametrize(
     ("member", "test"),
     [
@@ -129,15 +141,16 @@ async def run(case: MemberContract, test: str) -> None:
         (Blocks(), "test_does_not_hold_up_the_loop"),
         (Rolls(), "test_leaves_global_randomness_alone"),
         (ReadsPromptsOfAReplay(), "test_takes_any_event"),
+        (LearnsFromTexts, "test_a_replay_restores_it"),
     ],
-    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__),
 )
-async def test_a_broken_promise_is_caught(member: Member, test: str) -> None:
+async def test_a_broken_promise_is_caught(member: Member | type[Member], test: str) -> None:
     class Case(MemberContract):
         stall = 0.2
 
         def member(self) -> Member:
-            return member
+            return member() if isinstance(member, type) else member
 
     with pytest.raises((AssertionError, RuntimeError, IndexError)):
         await run(Case(), test)
