@@ -145,6 +145,7 @@ HINTS = {
     "triton.autotune": TUNE_HINT,
     "triton.Config": TUNE_HINT,
     "triton.heuristics": f"compute the value in the host function and pass it as a constexpr, or {TUNE_HINT}",
+    "triton.constexpr_function": "it would run Python while compiling; compute the value in the host function",
     "triton.set_allocator": "the judge and the exported module provide an allocator; delete the call",
     "triton.runtime": NUM_SMS_HINT,
     "torch.cuda": NUM_SMS_HINT,

@@ -26,6 +26,11 @@ NARROW = re.compile(
 )
 BITS = re.compile(rf"{BARE}((?:tt|arith)\.bitcast) [^:\n]* : {TYPE}>? (?:to|->) {TYPE}")
 
+CUT = re.compile(
+    rf"(%[\w$.-]+) = (?:arith\.truncf|tt\.fp_to_fp) [^:\n]*(?:\{{[^}}\n]*\}} )?: {TYPE}>? (?:to|->) {TYPE}"
+)
+WIDENED = re.compile(rf"{BARE}arith\.extf (%[\w$.-]+) ")
+
 WIDTH = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16}  # what is left are the fp8 kinds
 LONG = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16"}
 
@@ -35,6 +40,7 @@ def certificate(texts: Iterable[str]) -> dict[str, Json]:
     dots: Counter[tuple[str, ...]] = Counter()
     narrowed: Counter[tuple[str, ...]] = Counter()
     bits: Counter[tuple[str, ...]] = Counter()
+    cut: Counter[tuple[str, ...]] = Counter()
     for text in texts:
         for found in DOT.finditer(text):
             left, right, acc = found.groups()[3:6]
@@ -43,11 +49,14 @@ def certificate(texts: Iterable[str]) -> dict[str, Json]:
             dots["tt.dot_scaled", left, right, acc, "ieee", "0"] += 1
         narrowed.update(NARROW.findall(text))
         bits.update(BITS.findall(text))
+        widened = set(WIDENED.findall(text))
+        cut.update((to,) for value, _, to in CUT.findall(text) if value in widened)
     names = ("operation", "left", "right", "accumulator", "inputPrecision", "maxNumImpreciseAcc")
     return {
         "dots": rows(dots, names),
         "narrowed": rows(narrowed, ("operation", "from", "to")),
         "reinterpreted": rows(bits, ("operation", "from", "to")),
+        "narrowed_and_widened": rows(cut, ("through",)),
     }
 
 
@@ -76,7 +85,8 @@ def dots_said(dots: Iterable[Mapping[str, Json]], dtype: str, variant: Variant) 
                 'input_precision="ieee". (The compiler makes such a dot of tl.sum(x[:, :, None] * y) too.)'
             )
         if int(dot["maxNumImpreciseAcc"]) > 0 and any(width(name) == 8 for name in operands):
-            yield f"fp8 products are added up imprecisely, {dot['maxNumImpreciseAcc']} at a time."
+            times = int(dot["maxNumImpreciseAcc"])
+            yield f"fp8 products are added up imprecisely, {times if times < 1 << 20 else 'all of them'} at a time."
 
 
 def casts_said(found: Mapping[str, Json], dtype: str) -> Iterable[str]:
@@ -85,6 +95,8 @@ def casts_said(found: Mapping[str, Json], dtype: str) -> Iterable[str]:
         target = str(cast["to"])
         if cast["operation"] != "arith.trunci" and width(target) < wanted:
             yield f"values are rounded to {target} ({cast['operation']}) where the variant's data is {dtype}."
+    for trip in found["narrowed_and_widened"]:
+        yield f"values are rounded to {trip['through']} and widened again; a sum that does so each turn loses digits."
     floats = [c for c in found["reinterpreted"] if c["from"] in WIDTH and str(c["to"]).startswith("i")]
     if floats:
         yield "floating-point bits are read as integers (tt.bitcast); cutting them off rounds without saying so."

@@ -288,11 +288,11 @@ class Body:
         elif path and path[0] not in self.locals and (path[0] in self.names.kernels or path[0] in self.names.helpers):
             self.complaints.add(node, f"`{'.'.join(path)}`: a function has no attributes here; launch or call it.")
         else:
-            self.member(node, node.attr)
             if isinstance(node.value, ast.Constant | ast.JoinedStr):
                 self.complaints.add(node, f"`.{node.attr}` of a literal; write the value out.")
             else:
                 self.expr(node.value)
+            self.member(node, node.attr)
 
     def listed(self, node: ast.AST, path: tuple[str, ...]) -> None:
         if path[0] not in self.names.imports:
@@ -345,6 +345,7 @@ class Body:
             self.allocation(node, function)
         else:
             self.complaints.add(node, f"a call of `{brief(function)}`; call a function by its name.")
+            self.expr(function)
         takes_function = isinstance(function, ast.Attribute) and self.combines(function)
         for argument in (*node.args, *(k.value for k in node.keywords)):
             if takes_function and isinstance(argument, ast.Name) and argument.id in self.names.kernels:

@@ -36,7 +36,7 @@ class Complaints:
         self.found.append((getattr(node, "lineno", 0), text))
 
     def lines(self, most: int = 8) -> str:
-        unique = sorted(dict.fromkeys(self.found))
+        unique = sorted(dict.fromkeys(self.found), key=lambda found: found[0])
         shown = [f"line {line}: {text}" if line else text for line, text in unique[:most]]
         if len(unique) > most:
             shown.append(f"... and {len(unique) - most} more of this kind.")
@@ -92,5 +92,5 @@ def has_power(node: ast.expr) -> bool:
 
 
 def brief(node: ast.AST, most: int = 60) -> str:
-    text = ast.unparse(node)
+    text = " ".join(ast.unparse(node).split())
     return text if len(text) <= most else text[: most - 3] + "..."

@@ -100,7 +100,8 @@ def measure(tree: ast.Module) -> None:
     while level:
         nodes, depth = nodes + len(level), depth + 1
         if depth > MAX_DEPTH:
-            reject(f"line {getattr(level[0], 'lineno', 1)}: nested more than {MAX_DEPTH} levels deep; name the parts.")
+            line = next((node.lineno for node in level if isinstance(node, ast.expr | ast.stmt)), 1)
+            reject(f"line {line}: nested more than {MAX_DEPTH} levels deep; name the parts.")
         if nodes > MAX_NODES:
             reject(f"the file has more than {MAX_NODES} syntax nodes; write a smaller candidate.")
         level = [child for node in level for child in ast.iter_child_nodes(node)]

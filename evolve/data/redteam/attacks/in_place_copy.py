@@ -1,0 +1,24 @@
+# WHAT: returns a new tensor where the argument itself was to be written
+# EXPECT: REJECTED
+# STAGE: gate
+# REASON: given to no kernel
+# NEEDS: any
+# PROBLEM: scale_rows
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def scale_kernel(x_ptr, n, factor, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + at, mask=at < n, other=0.0)
+    tl.store(x_ptr + at, x * factor, mask=at < n)
+
+
+def scale_rows(x, rows, factor, *, BLOCK=1024, num_warps=4):
+    y = torch.empty_like(x)
+    n = rows * x.shape[1]
+    scale_kernel[(triton.cdiv(n, BLOCK),)](y, n, factor, BLOCK=BLOCK, num_warps=num_warps)
+    return y
