@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from evolve.errors import ConfigError
-from evolve.types import Asked, Draw, Event, Prompt, Replied, Reply
+from evolve.types import Asked, Draw, Event, Judged, Prompt, Replied, Reply
 
 Script: TypeAlias = Sequence[str | Reply] | Callable[[Draw, Prompt], str | Reply]
 
@@ -73,5 +73,7 @@ class ScriptedMember:
                 self._turn(event.step)
             case Replied() if event.reply.member == self._name:
                 self._turn(event.step)
+            case Judged():
+                self._turns.pop(event.step, None)
             case _:
                 pass
