@@ -19,7 +19,8 @@ from typing import Literal
 # Looks at the data, with the error split evenly over them: whoever looks five times is lucky more often than 5 %.
 LOOKS = (12, 24, 48, 96, 192)
 ALPHA = 0.05
-EARLY_BLOCKS = 5  # enough to see that a kernel is hopeless
+HOPELESS_BLOCKS = 2  # enough to see that a kernel has not half the speed
+EARLY_BLOCKS = 5  # enough to see that it is clearly slower
 HALF_WIDTH = 0.005  # closer than this nobody needs to know
 LEAST_GAIN = 0.01
 CLEARLY_SLOWER = 0.03  # after EARLY_BLOCKS, every single one of them
@@ -114,8 +115,9 @@ def decide(
     rival = baseline if incumbent is None else incumbent
     blocks, own = len(rival), interval(rival)
     if blocks < LOOKS[0]:
-        if incumbent is not None and blocks >= EARLY_BLOCKS and max(rival) < -CLEARLY_SLOWER:
-            return Decision(call="slower", stop=True, why=f"slower in every one of {blocks} blocks")
+        least = math.log(2) if blocks < EARLY_BLOCKS else CLEARLY_SLOWER
+        if incumbent is not None and blocks >= HOPELESS_BLOCKS and max(rival) < -least:
+            return Decision(call="slower", stop=True, why=f"{math.expm1(least):.0%} slower in each of {blocks} blocks")
         return Decision(call="open", stop=False, why="too few blocks")
     needed = margin(aa_spread=aa_spread, sigma=spread(rival), configurations=configurations, blocks=blocks)
     call = _call(own, needed) if incumbent is not None else "open"
@@ -139,9 +141,9 @@ def _settled(call: Call) -> Call:
     return "tie" if call == "open" else call
 
 
-def next_look(blocks: int, *, hopeless_at: int = EARLY_BLOCKS) -> int:
+def next_look(blocks: int) -> int:
     """How many blocks there should be at the next look."""
-    return next((n for n in (hopeless_at, *LOOKS) if n > blocks), LOOKS[-1])
+    return next((n for n in (HOPELESS_BLOCKS, EARLY_BLOCKS, *LOOKS) if n > blocks), LOOKS[-1])
 
 
 def combine(parts: Sequence[Interval], weights: Sequence[float]) -> Interval:

@@ -1,5 +1,6 @@
 """GPU processes that hang, crash, lie and flood, played by fakes: the judge outlives all of them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -134,6 +135,15 @@ def test_what_a_worker_started_dies_with_it(pool):
     assert gone(child)
 
 
+def test_a_dropped_worker_dies_and_is_forgotten(pool):
+    worker = pool.take()
+    began = time.monotonic()
+    worker.drop()
+    assert time.monotonic() - began < 0.5
+    assert gone(worker.pid)
+    assert worker.pid not in pool.pids() or gone(worker.pid)
+
+
 def test_a_paused_standby_still_opens_later():
     pool = make_pool("slow_to_open")
     try:
@@ -239,10 +249,8 @@ def test_any_bytes_are_an_object_or_an_error(data):
         b.sendall(data)
         b.shutdown(socket.SHUT_WR)
         channel = Channel(a)
-        try:
+        with contextlib.suppress(Closed, Malformed, Silent):
             assert isinstance(channel.receive(seconds=1), dict)
-        except (Closed, Malformed, Silent):
-            pass
 
 
 def test_trickling_wins_no_time(ends):

@@ -189,7 +189,7 @@ class Checking:
     def _unrepeatable(self, difference: float) -> str:
         allowed = f"{self.variant.repeat:.1e} is allowed" if self.variant.repeat else "equal bits are asked for"
         return (
-            f"two runs on the same inputs, into outputs poisoned in two ways, differ by {difference:.1e} and {allowed}: "
+            f"two runs on the same inputs, into outputs poisoned differently, differ by {difference:.1e}; {allowed}: "
             "some of the output is not written, or programs race for it"
         )
 

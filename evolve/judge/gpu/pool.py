@@ -107,6 +107,12 @@ class Worker:
             self.hang_up()
         return status if isinstance(status, int) else None
 
+    def drop(self) -> None:
+        """Done with it: SIGKILL, and nobody waits. Its context is torn down while the next one works."""
+        with contextlib.suppress(WireError):
+            self._server.command({"do": "drop", "pid": self.pid})
+        self.hang_up()
+
     def hang_up(self) -> None:
         """A worker that is told nothing more ends by itself."""
         self._channel.close()
@@ -192,7 +198,8 @@ class Pool:
         preload: Sequence[str] = ("torch",),
     ) -> None:
         self._opening = dict(opening)
-        self._start = {"entry": entry, "preload": preload, "environment": surroundings(environment)}
+        self._start: dict[str, Any] = {"entry": entry, "preload": preload, "environment": surroundings(environment)}
+        self._lock = threading.RLock()
         self._server: Server | None = None
         self._standby: Worker | None = None
         sweep()
@@ -203,22 +210,27 @@ class Pool:
             if self._server is not None:
                 self._server.close()
             self._standby = None
-            self._server = Server(**self._start)  # type: ignore[arg-type]
+            self._server = Server(**self._start)
         return self._server
 
     def prepare(self) -> None:
         """Have a standby, and do not wait for it."""
+        with self._lock:
+            self._prepare()
+
+    def _prepare(self) -> Worker:
         server = self.server
         if self._standby is None:
             self._standby = server.fork()
             self._standby.post(self._opening)
+        return self._standby
 
     def take(self) -> Worker:
         """A worker with an open context, never used before. A standby that died waiting is replaced once."""
         for attempt in (0, 1):
-            self.prepare()
-            worker, self._standby = self._standby, None
-            assert worker is not None
+            with self._lock:
+                worker = self._prepare()
+                self._standby = None
             try:
                 worker.opened = worker.wait(seconds=OPEN_SECONDS)
             except WorkerFault as fault:
@@ -251,9 +263,10 @@ class Pool:
 
     def close(self) -> None:
         """May be called twice. Nothing of ours is left afterwards."""
-        if self._server is not None:
-            self._server.close()
-        self._server = self._standby = None
+        with self._lock:
+            if self._server is not None:
+                self._server.close()
+            self._server = self._standby = None
 
 
 def surroundings(more: Mapping[str, str]) -> dict[str, str]:

@@ -34,56 +34,70 @@ Entry = Callable[[Channel], None]
 
 def serve(control: socket.socket, entry: Entry) -> None:
     """Answer commands until the parent is gone: fork, kill, pause, resume, reap."""
-    channel, children = Channel(control), dict[int, int | None]()
+    channel, children = Channel(control), Children()
     channel.send({"ready": True, "pid": os.getpid()})
     while True:
         if not select.select([control], [], [], 1.0)[0]:
-            _collect(children)
+            children.collect()
             continue
         try:
             command = channel.receive(seconds=10)
             if command.get("do") == "fork":
                 _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
                 pid = _fork(descriptors[0], control, entry)
-                children[pid] = None
+                children.status[pid] = None
                 channel.send({"pid": pid})
             else:
                 channel.send(_obey(command, children))
         except (Closed, Malformed):
             break
-    for pid, status in children.items():
+    for pid, status in children.status.items():
         if status is None:
             _signal(pid, signal.SIGKILL)
 
 
-def _obey(command: dict[str, Any], children: dict[int, int | None]) -> dict[str, Any]:
+class Children:
+    """Exit status by pid: None while it runs. Those that were dropped are forgotten when they end."""
+
+    def __init__(self) -> None:
+        self.status: dict[int, int | None] = {}
+        self.dropped: set[int] = set()
+
+    def collect(self) -> None:
+        for pid in [p for p, status in self.status.items() if status is None]:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self.status[pid] = os.waitstatus_to_exitcode(status)
+                _signal(pid, signal.SIGKILL)  # what it may have started is in its group
+        for pid in [p for p in self.dropped if self.status[p] is not None]:
+            self.dropped.remove(pid)
+            del self.status[pid]
+
+
+def _obey(command: dict[str, Any], children: Children) -> dict[str, Any]:
     """Signals go only to children that were not collected yet, so a number in use by a stranger is never hit."""
-    _collect(children)
-    pid = int(command.get("pid", 0))
-    if pid not in children:
+    children.collect()
+    deed, pid = str(command.get("do")), int(command.get("pid", 0))
+    if pid not in children.status:
         return {"error": f"no child {pid}"}
-    signals = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP, "resume": signal.SIGCONT}
-    wanted = signals.get(str(command.get("do")))
-    if wanted is not None and children[pid] is None:
-        _signal(pid, wanted)
-    if command.get("do") == "reap":
-        deadline = time.monotonic() + min(30.0, float(command.get("seconds", 5.0)))
-        while children[pid] is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-            _collect(children)
-        status = children[pid]
-        if status is not None:
-            del children[pid]
-        return {"status": status}
-    return {}
+    signals = dict.fromkeys(("kill", "drop"), signal.SIGKILL)
+    signals |= {"pause": signal.SIGSTOP, "resume": signal.SIGCONT}
+    if deed in signals and children.status[pid] is None:
+        _signal(pid, signals[deed])
+    if deed == "drop":
+        children.dropped.add(pid)
+    return _reap(pid, float(command.get("seconds", 5.0)), children) if deed == "reap" else {}
 
 
-def _collect(children: dict[int, int | None]) -> None:
-    for pid in [p for p, status in children.items() if status is None]:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            children[pid] = os.waitstatus_to_exitcode(status)
-            _signal(pid, signal.SIGKILL)  # what it may have started is in its group
+def _reap(pid: int, seconds: float, children: Children) -> dict[str, Any]:
+    deadline = time.monotonic() + min(30.0, seconds)
+    while children.status[pid] is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+        children.collect()
+    status = children.status[pid]
+    if status is not None:
+        del children.status[pid]
+    return {"status": status}
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -6,7 +6,7 @@ baseline at calibration and is the same for all sides. Before each sample, outsi
     some elements of every input are overwritten by others of it, at secret places: no content is ever seen twice, so
     that neither an earlier result nor a fingerprint of the inputs is of use; in-place arguments are restored, scratch
     is scribbled over;
-    then the L2 is filled with something else, unless the mode is `hot` or the sets are several times its size anyway.
+    then the L2 is filled with something else, unless the mode is `hot` or the sets are many times its size anyway.
 
 At secret blocks, some sets of the candidate's last sample are compared with the reference in full (`worker`). Deciding
 when to stop and what a figure means is `judge.time`'s.
@@ -31,7 +31,7 @@ from evolve.types import Workload
 EAGER_CALLS = 20
 STIRRED = 64  # elements in a row: enough that a stale row stands out, few enough to cost nothing
 CUSHIONS = 4  # reads of twice the L2, about 30 µs each
-ENOUGH_L2 = 3  # sets that are together this many times the L2 evict each other
+ENOUGH_L2 = 8  # sets that are together this many times the L2 evict each other
 
 # Who takes part, by letter: C candidate, I incumbent, B baseline. Calibration lets baselines stand anywhere.
 Contestant: TypeAlias = Program | Baseline

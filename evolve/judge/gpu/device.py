@@ -1,0 +1,275 @@
+"""The GPU as the judge's pipeline sees it: check, time, close. Everything on it happens under the machine's lease.
+
+    GpuDevice(problem=..., variant=..., target=..., calibration=..., gpu=0)
+        .check(ready) -> Checked     Ruling(RUNTIME_ERROR | TIMEOUT | INCORRECT, stage="check")
+        .time(ready)  -> Timed       Ruling(IMPOSSIBLE | INCORRECT | TIMEOUT | RUNTIME_ERROR, stage="time")
+        .close()
+
+A candidate keeps its process from check to time and nobody else's. The incumbent is timed beside it from the plans and
+binaries that were remembered when it passed, or that `restore` builds again. One object serves one GPU and may be
+called from several threads; they take turns.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+from evolve.judge import calibrate as calibration_of
+from evolve.judge.check import Check, seed_of
+from evolve.judge.feedback import speed_feedback
+from evolve.judge.gpu.answers import families
+from evolve.judge.gpu.lease import Held, lease
+from evolve.judge.gpu.nvml import Gpu, visible
+from evolve.judge.gpu.pool import WORKER, Pool
+from evolve.judge.gpu.session import Session
+from evolve.judge.gpu.worker import workload_to
+from evolve.judge.model import predict
+from evolve.judge.pipeline import Checked, Ready, Timed
+from evolve.judge.stages import Target
+from evolve.judge.targets import calibrated
+from evolve.judge.time import Rival, Timer
+from evolve.judge.traits import traits
+from evolve.problem import Problem, Variant
+from evolve.types import Attempt, Json, Workload
+
+REMEMBERED = 256  # passed candidates whose plans are kept, for the day they are the incumbent
+CONTROL_EVERY = 50
+MOST_SESSIONS = 8  # candidates between check and time at once; each holds a context
+PRELOAD = ("torch", "evolve.judge.gpu.worker")
+Restore = Callable[[Attempt], Ready | None]
+
+
+def open_pool(
+    problem: Problem, variant: Variant, gpu: int = 0, *, entry: str = WORKER, preload: Sequence[str] = PRELOAD
+) -> Pool:
+    """GPU processes for one problem on one GPU. Each rehearses on the problem's smallest workload while it opens."""
+    name = visible(gpu)
+    smallest = min(
+        problem.of_role("check", variant) or problem.of_role("time", variant), key=problem.bytes_moved, default=None
+    )
+    opening = {
+        "op": "open",
+        "problem": problem.path,
+        "variant": variant.name,
+        "gpu": name,
+        "rehearse": workload_to(smallest) if smallest is not None else None,
+    }
+    return Pool(opening=opening, environment={"CUDA_VISIBLE_DEVICES": name}, entry=entry, preload=preload)
+
+
+class GpuDevice:
+    def __init__(
+        self,
+        *,
+        problem: Problem,
+        variant: Variant,
+        target: Target,
+        calibration: Mapping[str, Any],
+        gpu: int = 0,
+        pool: Pool | None = None,
+        restore: Restore | None = None,
+        secret: bytes | None = None,
+        configurations: int = 0,
+        lease_seconds: float | None = None,
+    ) -> None:
+        """`target` is the data sheet's; measured ceilings come from `calibration`. `configurations` is how many were
+        timed in this run before it was resumed; `lease_seconds` is how long to wait for the GPU."""
+        self.problem, self.variant, self.target = problem, variant, target
+        self.calibration = dict(calibration)
+        self.measured = calibrated(target, calibration_of.ceilings_for_target(calibration))
+        self.pool = pool or open_pool(problem, variant, gpu)
+        self.gpu = Gpu(visible(gpu))
+        self.seconds: OrderedDict[str, float] = OrderedDict()  # under the lease, by candidate id
+        self._restore, self._secret = restore, secret or secrets.token_bytes(32)
+        self._configurations, self._wait = configurations, lease_seconds
+        self._baselines = calibration_of.baselines(calibration)
+        self._spreads = calibration_of.aa_spreads(calibration)
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._passed: OrderedDict[str, Rival] = OrderedDict()
+        self._turn, self._books = threading.Lock(), threading.Lock()
+        self._check = Check(problem=problem, variant=variant, baselines=self._baselines, families=families(problem))
+        self.pool.prepare()
+
+    @property
+    def ranking_key(self) -> str:
+        facts = self.calibration["gpu"]
+        triton = version("triton")
+        name = facts.get("device", "GPU")
+        return f"gpu|{name}|torch {facts['torch']}|triton {triton}|{self.problem.digest}|{self.variant.name}"
+
+    # --- stages ---
+
+    def check(self, ready: Ready) -> Checked:
+        session = self._session(ready)
+        try:
+            with self._leased(ready, "check") as held:
+                self.pool.prepare()  # the next one's standby opens while this one is checked
+                errors, evidence = self._check(
+                    session,
+                    ready.gated.lowered,
+                    ready.built,
+                    self._planned(ready, ("check", "held_out", "time")),
+                    secret=self._seed(ready),
+                )
+        except BaseException:
+            self._end(ready)
+            raise
+        where = {"gpu_process": session.worker.opened.get("opened"), "lease_waited": held.waited_seconds}
+        return Checked(errors=errors, evidence={**evidence, **where})
+
+    def time(self, ready: Ready) -> Timed:
+        """Also for a candidate whose check was elsewhere: it then gets a process of its own now."""
+        session = self._session(ready)
+        try:
+            with self._leased(ready, "time"):
+                foreigners = self.gpu.foreigners(self.pool.pids())
+                result = self._timer()(
+                    session,
+                    ready.gated.lowered,
+                    ready.built,
+                    self._planned(ready, ("time", "held_out")),
+                    rival=self._rival(ready),
+                    parameters=ready.parameters,
+                    configurations=max(2, self._configurations),
+                    secret=self._seed(ready),
+                    foreigners=foreigners,
+                )
+                self._configurations += 1
+                control = self._control(session)
+        finally:
+            self._end(ready)
+        self._remember(ready)
+        return self._told(ready, result.measurements, result.beats_incumbent, {**result.evidence, **control})
+
+    def _timer(self) -> Timer:
+        return Timer(
+            problem=self.problem,
+            variant=self.variant,
+            target=self.target,
+            baselines=self._baselines,
+            aa_spread=self._spreads,
+            quiet=self.pool.quiet,
+        )
+
+    def _planned(self, ready: Ready, roles: Sequence[str]) -> list[Workload]:
+        """The workloads that this candidate was lowered for: held-out ones only at confirm."""
+        planned = {p.workload for p in ready.gated.lowered.plans}
+        found = [w for role in roles for w in self.problem.of_role(role, self.variant)]  # type: ignore[arg-type]
+        return [w for w in found if w.name in planned and (w.role == "check" or w.name in self._baselines)]
+
+    def _told(self, ready: Ready, measurements: Any, beats: bool, evidence: Mapping[str, Json]) -> Timed:
+        """With what the machine code and the model say about why it is as fast as it is."""
+        plans = {p.workload: p for p in ready.gated.lowered.plans}
+        timed = {w.name: w for w in self._planned(ready, ("time",))}
+        predictions = {
+            name: predict(plans[name], ready.built, self.measured, workload, self.problem)
+            for name, workload in timed.items()
+        }
+        heaviest = max(timed.values(), key=lambda w: (w.weight, self._baselines[w.name].us)).name
+        found = traits(plans[heaviest], ready.built, self.measured)
+        parent = ready.job.parent
+        shown = [m for m in measurements if m.workload in timed]
+        return Timed(
+            measurements=tuple(measurements),
+            beats_incumbent=beats,
+            traits=found,
+            feedback=speed_feedback(shown, predictions, found, parent.traits if parent else {}),
+            evidence={
+                **evidence,
+                "model": {name: prediction.evidence() for name, prediction in predictions.items()},
+                "lease_seconds": self.seconds.get(self._key(ready)),
+            },
+        )
+
+    # --- incumbent, control ---
+
+    def _rival(self, ready: Ready) -> Rival | None:
+        incumbent = ready.job.incumbent
+        if incumbent is None or incumbent.id == ready.job.candidate.id:
+            return None
+        known = self._passed.get(incumbent.id)
+        if known is None and self._restore is not None:
+            again = self._restore(incumbent)
+            if again is not None:
+                known = self._remember(again, incumbent.id)
+        return known
+
+    def _remember(self, ready: Ready, name: str | None = None) -> Rival:
+        name = name or ready.job.candidate.id
+        rival = Rival(id=name, lowered=replace(ready.gated.lowered, modules={}), built=ready.built)
+        self._passed[name] = rival
+        self._passed.move_to_end(name)
+        while len(self._passed) > REMEMBERED:
+            self._passed.popitem(last=False)
+        return rival
+
+    def _control(self, session: Session) -> dict[str, Json]:
+        """A/A now and then: if the machine has become restless, from now on a gain has to be larger."""
+        if self._configurations % CONTROL_EVERY:
+            return {}
+        workload = max(self.problem.of_role("time", self.variant), key=lambda w: w.weight)
+        baseline = self._baselines[workload.name]
+        found = calibration_of.control(
+            session.worker, workload, self.variant, baseline.name, baseline.calls, self._secret, blocks=12
+        )
+        self._spreads[workload.name] = max(self._spreads.get(workload.name, 0.0), found["spread"])
+        return {"control": {workload.name: found}}
+
+    # --- processes and the lease ---
+
+    def _session(self, ready: Ready) -> Session:
+        """The candidate's own process, opened before the lease is asked for."""
+        key = self._key(ready)
+        with self._books:
+            session = self._sessions.get(key)
+        if session is None:
+            session = Session(self.pool, baselines={n: b.name for n, b in self._baselines.items()})
+            _ = session.worker
+            with self._books:
+                self._sessions[key] = session
+                # One whose tuning failed in between never comes back for its time.
+                old = [self._sessions.popitem(last=False)[1] for _ in range(len(self._sessions) - MOST_SESSIONS)]
+            for each in old:
+                each.close()
+        return session
+
+    def _end(self, ready: Ready) -> None:
+        with self._books:
+            session = self._sessions.pop(self._key(ready), None)
+        if session is not None:
+            session.close()
+        self.pool.prepare()
+
+    @contextmanager
+    def _leased(self, ready: Ready, stage: str) -> Iterator[Held]:
+        label = f"evolve {stage} {ready.job.candidate.id}"
+        with self._turn, lease(self.gpu.uuid, seconds=self._wait, label=label) as held:
+            try:
+                yield held
+            finally:
+                key = self._key(ready)
+                self.seconds[key] = self.seconds.get(key, 0.0) + held.seconds
+                while len(self.seconds) > 4 * REMEMBERED:
+                    self.seconds.popitem(last=False)
+
+    def _key(self, ready: Ready) -> str:
+        return f"{ready.job.candidate.id}/{ready.job.mode}"
+
+    def _seed(self, ready: Ready) -> bytes:
+        """From the run's secret, or from the job's seeds where a judgement is to be run again exactly."""
+        if ready.job.random_seeds:
+            return repr(ready.job.random_seeds).encode()
+        return seed_of(self._secret, self._key(ready)).to_bytes(8, "big")
+
+    def close(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+        self.pool.close()
