@@ -12,8 +12,10 @@ from evolve.rules import (
     modulo,
     parameters,
     persistent,
+    pipelining,
     program_order,
     split_k,
+    undo,
     warp_specialize,
 )
 from evolve.rules.base import Applied, Context, Declined, No, Rule
@@ -29,6 +31,8 @@ RULES: tuple[Rule, ...] = (
     warp_specialize.RULE,
     epilogue.RULE,
     modulo.RULE,
+    pipelining.RULE,
+    undo.RULE,
 )
 
 __all__ = ["RULES", "Applied", "Context", "Declined", "Rule", "apply"]

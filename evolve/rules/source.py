@@ -210,6 +210,7 @@ class Edits(cst.CSTTransformer):
         self._before: dict[int, list[str]] = {}
         self._after: dict[int, list[str]] = {}
         self._expressions: dict[int, str] = {}
+        self._removed: set[int] = set()
         self._appended: dict[int, list[str]] = {}
         self._kept: list[cst.CSTNode] = []  # ids are only good while the nodes live
 
@@ -228,6 +229,10 @@ class Edits(cst.CSTTransformer):
     def expression(self, node: cst.BaseExpression, text: str) -> None:
         self._kept.append(node)
         self._expressions[id(node)] = text
+
+    def remove(self, node: cst.Param | cst.Arg) -> None:
+        self._kept.append(node)
+        self._removed.add(id(node))
 
     def append(self, holder: cst.Parameters | cst.Call | cst.Dict, text: str) -> None:
         """A kernel parameter, a keyword of a call, an entry of a dict."""
@@ -270,6 +275,8 @@ class Edits(cst.CSTTransformer):
 
     def on_leave(self, original_node: cst.CSTNode, updated_node: cst.CSTNode) -> object:  # type: ignore[override]
         key = id(original_node)
+        if self._removed and isinstance(original_node, cst.Parameters | cst.Call):
+            updated_node = self._without(original_node, updated_node)
         if key in self._expressions:
             return cst.parse_expression(self._expressions[key])
         if key in self._appended:
@@ -282,6 +289,18 @@ class Edits(cst.CSTTransformer):
         first = [s for text in self._before.get(key, ()) for s in self._statements(text)]
         last = [s for text in self._after.get(key, ()) for s in self._statements(text)]
         return cst.FlattenSentinel(_with_lead([*first, *middle, *last], original_node, middle))
+
+    def _without(self, original: cst.Parameters | cst.Call, updated: cst.CSTNode) -> cst.CSTNode:
+        """The list without what is to go; what becomes the last item ends as the last one did."""
+        field = "params" if isinstance(original, cst.Parameters) else "args"
+        old, new = getattr(original, field), list(getattr(updated, field))
+        kept = [item for before, item in zip(old, new, strict=True) if id(before) not in self._removed]
+        if len(kept) == len(new) or not kept:
+            return updated.with_changes(**{field: kept}) if len(kept) != len(new) else updated
+        if id(old[-1]) in self._removed:
+            trailing = "whitespace_after_param" if field == "params" else "whitespace_after_arg"
+            kept[-1] = kept[-1].with_changes(comma=new[-1].comma, **{trailing: getattr(new[-1], trailing)})
+        return updated.with_changes(**{field: kept})
 
     def _statements(self, text: str) -> list[cst.CSTNode]:
         return list(cst.parse_module(text, config=self.source.module.config_for_parsing).body)

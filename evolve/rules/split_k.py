@@ -173,8 +173,7 @@ def _carried(found: DotLoop) -> list[tuple[str, str]]:
         if (
             bind.op != "+"
             or bind.value is None
-            or (bind.inside[-1] is not found.loop.node
-            and not _branch(found, bind.inside))
+            or (bind.inside[-1] is not found.loop.node and not _branch(found, bind.inside))
         ):
             raise No(f"`{bind.name}` changes in the loop in a way that the rule does not follow.")
         if found.scope.is_vector(bind.value, bind.at):

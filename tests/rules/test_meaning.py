@@ -69,7 +69,7 @@ def test_each_rule_keeps_the_meaning():
     assert judge(runs) == []
 
 
-UNMOVED = {"warp specialization", "epilogue subtiling"}  # these want descriptors first: see the chains
+UNMOVED = {"warp specialization", "epilogue subtiling", "undo"}  # these want descriptors first: see the chains
 
 
 def test_chains_keep_the_meaning():

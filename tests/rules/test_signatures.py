@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from build import Built, build
-from candidates import PRODUCTS
+from candidates import OTHERS, PRODUCTS
 
 from evolve.rules import RULES, Applied, Context, apply
 from evolve.types import Workload
@@ -175,3 +175,30 @@ def test_k_is_split_only_where_sms_would_idle(kernel):
     (before,) = build(source, entry, meta(4096, 4096), meta(4096, 4096), **large)
     assert alone.counts["LDGSTS"] == before.counts["LDGSTS"] > 0
     assert "more tiles than the chip has SMs" in getattr(apply(BY_NAME["split-K"], source, context()), "reason", "")
+
+
+def test_rows_that_stream_are_copied_ahead():
+    source, entry = OTHERS["softmax"]
+    source = moved("persistent grid", source).source
+    rows = meta(4096, 1024)
+    found = moved("pipelining depth", source)
+    (before,), (after,) = build(source, entry, rows), build(found.source, entry, rows)
+    assert not before.meets(found.signature)
+    assert after.meets(found.signature)
+
+
+def test_undo_leads_back_to_the_same_machine_code():
+    source, entry, _ = PRODUCTS["seed"]
+    before = one(source, entry, meta(512, 512), meta(512, 512))
+    text = moved(
+        "EVEN_K", moved("pipelining depth", source.replace("num_stages=num_stages", "num_stages=3")).source
+    ).source
+    for _ in range(2):
+        text = moved("undo", text).source
+    assert apply(BY_NAME["undo"], text, context()) == apply(BY_NAME["undo"], source, context())
+    assert one(text, entry, meta(512, 512), meta(512, 512), num_stages=3) is not None
+    described = moved("tensor descriptors", source).source
+    back = moved("undo", described).source
+    assert "USE_DESC" not in back
+    (alone,) = build(back, entry, meta(512, 512), meta(512, 512))
+    assert alone.counts == before.counts

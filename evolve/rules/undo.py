@@ -1,0 +1,131 @@
+"""R15: take back a move of the kinds that these rules make: an option of a loop, or a path behind a constexpr switch.
+
+A lineage that took a bad turn early gets out of it without going back to the ancestor and losing what came after. It
+looks at the text alone, and so also undoes what a model wrote in the same form.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import libcst as cst
+
+from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.source import Edits, Kernel, Source, lines_of
+from evolve.rules.symbols import Scope
+
+REASON = "Take back {what}: the kernel is simpler without it, and what came after it may do better alone."
+OPTIONS = ("warp_specialize", "flatten", "num_stages", "loop_unroll_factor", "disallow_acc_multi_buffer")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Move:
+    what: str
+    kernel: Kernel
+    loop: cst.For | None = None
+    option: str = ""
+    switch: str = ""
+
+
+def rewrite(source: Source, context: Context) -> Applied:
+    moves = [m for kernel in source.kernels.values() for m in (*_options(source, kernel), *_switches(source, kernel))]
+    if not moves:
+        raise No("There is no loop option and no constexpr switch to take back.")
+    move = context.random.choice(moves)
+    edits = Edits(source)
+    if move.loop is not None:
+        _drop_option(edits, move)
+    else:
+        _drop_switch(edits, move)
+    return Applied(source=edits.result(), hypothesis=REASON.format(what=move.what))
+
+
+def _options(source: Source, kernel: Kernel) -> Iterator[Move]:
+    for line in lines_of(kernel.node.body):
+        if isinstance(line, cst.For) and isinstance(line.iter, cst.Call):
+            for arg in line.iter.args:
+                if arg.keyword is not None and arg.keyword.value in OPTIONS:
+                    what = f"`{source.code(arg)}` of the loop over `{source.code(line.target)}`"
+                    yield Move(what=what, kernel=kernel, loop=line, option=arg.keyword.value)
+
+
+def _switches(source: Source, kernel: Kernel) -> Iterator[Move]:
+    """Constexprs that only ever choose between two paths: dropping them leaves the `else`."""
+    branches: dict[str, list[cst.If]] = {}
+    for line in lines_of(kernel.node.body):
+        if isinstance(line, cst.If) and isinstance(line.test, cst.Name) and line.test.value in kernel.constexprs:
+            branches.setdefault(line.test.value, []).append(line)
+    code, host = source.code(kernel.node), source.code(source.entry)
+    for name, lines in branches.items():
+        words = len(re.findall(rf"\b{name}\b", code)), len(re.findall(rf"\b{name}\b", host))
+        own = words[0] == len(lines) + 1 and words[1] in (
+            1,
+            3,
+        )  # `name=...` in the launch, with or without a line before
+        if own and name not in source.tunables and all(_alternative(source, line) for line in lines):
+            yield Move(what=f"the path behind `{name}`", kernel=kernel, switch=name)
+
+
+def _alternative(source: Source, line: cst.If) -> bool:
+    """Both branches access memory, the `else` by pointers; or there is no `else`, and descriptors are made."""
+    first = source.code(line.body)
+    if line.orelse is None:
+        return "tl.make_tensor_descriptor(" in first and ".load(" not in first and ".store(" not in first
+    second = source.code(line.orelse)
+    return any(way in first and f"tl{way}" in second for way in (".load(", ".store("))
+
+
+def _drop_option(edits: Edits, move: Move) -> None:
+    assert move.loop is not None
+    call = Scope(edits.source, move.kernel).tree(move.loop.iter)
+    assert isinstance(call, ast.Call)
+    call.keywords = [k for k in call.keywords if k.arg != move.option]
+    edits.expression(move.loop.iter, ast.unparse(call))
+
+
+def _drop_switch(edits: Edits, move: Move) -> None:
+    """Each `if SWITCH` gives way to its `else`, and the parameter goes."""
+    source = edits.source
+    for line in lines_of(move.kernel.node.body):
+        if isinstance(line, cst.If) and source.code(line.test) == move.switch:
+            edits.replace(line, _otherwise(source, line))
+    for param in move.kernel.node.params.params:
+        if param.name.value == move.switch:
+            edits.remove(param)
+    for launch in source.launches:
+        if launch.kernel == move.kernel.name:
+            given = [a for a in launch.call.args if a.keyword is not None and a.keyword.value == move.switch]
+            if not given and move.switch in launch.arguments:
+                raise No(f"`{move.switch}` is given by position.")
+            for arg in given:
+                edits.remove(arg)
+    _drop_unused(edits, move.switch)
+
+
+def _otherwise(source: Source, line: cst.If) -> str:
+    if line.orelse is None:
+        return ""
+    if isinstance(line.orelse, cst.If):
+        raise No("The switch has an `elif`.")
+    return "".join(source.module.code_for_node(x) for x in line.orelse.body.body)
+
+
+def _drop_unused(edits: Edits, name: str) -> None:
+    """The host's line that made the switch, where nothing else reads it."""
+    source = edits.source
+    words = re.findall(rf"\b{name}\b", source.code(source.entry))
+    made = [
+        line
+        for line in lines_of(source.entry.body)
+        if isinstance(line, cst.SimpleStatementLine)
+        and isinstance(line.body[0], cst.Assign)
+        and source.code(line.body[0].targets[0].target) == name
+    ]
+    if len(made) == 1 and len(words) == 3:  # made, and `name=name` in the launch
+        edits.replace(made[0], "")
+
+
+RULE = Rule(name="undo", reason=REASON.format(what="an earlier move"), rewrite=rewrite, weight=0.4)
