@@ -1,7 +1,8 @@
 """What asking and observing cost, and what the population weighs: python benchmarks/population.py [STEPS ...]
 
 Candidates, verdicts and scores are drawn at random (60 % PASSED, all cells of the default axes, 3 digests each), with
-ever better ones late, as a search would have them. The journal is a dict, so its own cost is not in these numbers.
+ever better ones late, as a search would have them. The journal is a dict: its time is not in these numbers, and most of
+the memory is its.
 """
 
 from __future__ import annotations

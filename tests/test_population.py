@@ -180,11 +180,11 @@ def test_a_poor_island_borrows_inspirations_from_the_next() -> None:
 
 
 def test_no_inspirations_from_the_parents_own_cell() -> None:
-    world = World()
+    world = World(exploration_ratio=1.0, exploitation_ratio=0.0)
     world.seed()
     for step in range(1, 5):
         world.judge(step, passed(1 + step), parent="p")
-    assert world.population.ask(6).inspirations == ()
+    assert all(world.population.ask(step).inspirations == () for step in range(6, 30))
 
 
 def test_failures_are_the_parents_own_latest_and_few() -> None:
@@ -355,6 +355,29 @@ def test_who_does_not_hold_stands_nowhere_any_more() -> None:
     assert not any(name.startswith(cheat) for name in world.population._cells.db.programs)
     draw = world.population.ask(2)
     assert cheat in ids(draw.failures), "its parent's next child should know"
+
+
+def test_a_draw_shows_the_confirmed_figure() -> None:
+    world = World()
+    name = world.judge(1, passed(2.0), parent="p")
+    for score in (2.0, 1.5):
+        world.confirm(name, passed(score))
+        parent = world.population.ask(2).parent
+        assert parent
+        assert parent.score == pytest.approx(score)
+
+
+def test_a_replay_is_not_ahead_of_itself() -> None:
+    """The journal knows every later figure already; what the fold has not come to has not happened."""
+    world = World()
+    name = world.judge(1, passed(2.0), parent="p")
+    world.confirm(name, passed(1.5))
+    world.confirm(name, passed(1.1))
+    again = world.made()
+    for event in world.events[:2]:
+        again.observe(event)
+    assert again.best
+    assert again.best.score == pytest.approx(1.5)
 
 
 def test_a_confirmed_trait_moves_it_to_another_cell() -> None:
@@ -637,6 +660,10 @@ def check(world: World) -> None:
         best = db.island_best_programs[island]
         assert (best is None) == (not scores)
         assert best is None or db.programs[best].metrics["combined_score"] == max(scores)
+    owners = [n for n in db.island_best_programs if n]
+    top = max((db.programs[n].metrics["combined_score"] for n in owners), default=None)
+    assert (db.best_program_id is None) == (top is None)
+    assert db.best_program_id is None or db.programs[db.best_program_id].metrics["combined_score"] == top
     assert set(db.archive) == {bench[0] for bench in benches.values()}
     assert len(index._benched) == len(living) - len(benches)
     best = world.population.best
