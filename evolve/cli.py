@@ -32,17 +32,22 @@ Sets = Annotated[
 ]
 
 
+Problem = Annotated[str | None, typer.Option("--problem", "-p", help="The problem's file.", metavar="FILE")]
+Variant = Annotated[str | None, typer.Option(help="The problem's first, if not named.")]
+Backend = Annotated[str, typer.Option(help="auto, gpu, cpu, fake, or package.module:Name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
 @app.command(rich_help_panel=SEARCH)
 def run(
     config: Config,
-    earlier: Annotated[
+    name: Annotated[str | None, typer.Option(help="Call the run runs/NAME; otherwise runs/<config>-NNN.")] = None,
+    resume: Annotated[
         str | None,
-        typer.Argument(
-            help="With --resume: the run to go on with; that configuration's latest if not named.", metavar="[RUN]"
+        typer.Option(
+            help="Go on with a run where it stopped: this one, or that configuration's latest.", metavar="[RUN]"
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Call the run runs/NAME; otherwise runs/<config>-NNN.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run where it stopped.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print every key, the first prompt and what the budget buys.")
     ] = False,
@@ -51,18 +56,96 @@ def run(
     """Search for a faster kernel until the budget is spent."""
     from evolve import runner
 
-    if earlier and not resume:
-        raise UsageError(f"{earlier}: a run to go on with is named together with --resume.")
-    if name and resume:
+    if name and resume is not None:
         raise UsageError(f"--name {name} with --resume: a resumed run keeps its name; leave one of them out.")
-    order = runner.Order(config=config, overrides=tuple(sets or ()), name=name, resume=resume, earlier=earlier)
+    order = runner.Order(
+        config=config, overrides=tuple(sets or ()), name=name, resume=resume is not None, earlier=resume or None
+    )
     raise typer.Exit(runner.dry_run(order) if dry_run else runner.run(order))
+
+
+@app.command(rich_help_panel=LOOK)
+def show(
+    target: Annotated[str, typer.Argument(metavar="RUN[:ID]", help="A run, or a candidate: ID, step number, or best.")],
+    top: Annotated[int | None, typer.Option(help="The best N candidates.", metavar="N")] = None,
+    lineage: Annotated[bool, typer.Option("--lineage", help="The ancestry as a tree.")] = False,
+    diff: Annotated[
+        str | None, typer.Option(help="What changed against its parent, or against another.", metavar="[RUN:B]")
+    ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Every hypothesis and its outcome.")] = False,
+    spend: Annotated[bool, typer.Option("--spend", help="Money, tokens and time, by member and stage.")] = False,
+) -> None:
+    """Look at a run or at a candidate."""
+    from rich.console import Console
+
+    from evolve.terminal import show as view
+
+    order = view.Order(target=target, top=top, lineage=lineage, diff=diff, log=log, spend=spend)
+    view.show(order, Console())
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Look at what this run needs, too.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Versions, GPU, tools, keys, protections: what is there, and what to do about what is not."""
+    from rich.console import Console
+
+    from evolve.terminal import doctor as view
+
+    raise typer.Exit(view.show(view.examine(config), Console()))
+
+
+@app.command(rich_help_panel=JUDGE)
+def judge(
+    target: Annotated[str, typer.Argument(metavar="FILE|RUN:ID", help="What to judge.")],
+    problem: Problem = None,
+    variant: Variant = None,
+    backend: Annotated[str | None, typer.Option(help="auto, gpu, cpu, fake, or package.module:Name.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Time this workload only.", metavar="NAME")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge one candidate; no run needed."""
+    from evolve import judging
+    from evolve.terminal import report
+
+    order = judging.Order(target=target, problem=problem, variant=variant, backend=backend, workload=workload)
+    made = judging.judge(order)
+    report.show(made.candidate, made.evaluation, made.device, as_json=as_json)
+    raise typer.Exit(0 if made.evaluation.passed else 1)
+
+
+@app.command(rich_help_panel=JUDGE)
+def redteam(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="Only these cases.")] = None,
+    backend: Backend = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """The judge against its own suite: every cheat refused for the right reason, no honest kernel refused."""
+    from evolve import judging
+    from evolve.terminal import report
+
+    raise typer.Exit(0 if report.redteam(judging.redteam(tuple(names or ()), backend), as_json=as_json) else 1)
+
+
+# Options whose value may be left out, which the parser does not know: an empty one is given to it instead.
+MAY_BE_EMPTY = ("--resume", "--diff")
+
+
+def completed(arguments: list[str]) -> list[str]:
+    following = [*arguments[1:], "-"]
+    return [
+        f"{word}=" if word in MAY_BE_EMPTY and after.startswith("-") else word
+        for word, after in zip(arguments, following, strict=True)
+    ]
 
 
 def main() -> None:
     """The console script."""
     try:
-        app(prog_name="evolve")
+        app(completed(sys.argv[1:]), prog_name="evolve")
     except EvolveError as error:
         print(f"evolve: {error}", file=sys.stderr)
         raise SystemExit(2) from None

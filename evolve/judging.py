@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from evolve import wiring
 from evolve.config import RunConfig, load_config
 from evolve.errors import UsageError
 from evolve.journal import Journal
+from evolve.judge import redteam as suite
+from evolve.judge.backends import gpu_present
 from evolve.loop import seeds_of
 from evolve.problem import Problem
 from evolve.runs import named
@@ -93,11 +95,18 @@ def _plain_seed(config: RunConfig, problem: Problem) -> str | None:
     return next((place.read_text(encoding="utf-8") for place in places if place.is_file()), None)
 
 
-@contextmanager
-def bench_for(problem: str, *, variant: str | None, backend: str) -> Iterator[wiring.Bench]:
-    """A judge for many candidates of one problem."""
-    config = RunConfig(problem=problem, variant=variant, backend=backend, source=problem)
-    loaded = wiring.problem(config)
-    bench = wiring.open_bench(config, loaded, _plain_seed(config, loaded))
-    with closing(bench.executor):
-        yield bench
+def redteam(names: tuple[str, ...], backend: str) -> Iterator[suite.Row]:
+    """The packaged cases through the whole judge, row by row. One judge stays open for each problem and variant."""
+    cases = suite.cases(names)
+    name = ("gpu" if gpu_present() else "cpu") if backend == "auto" else backend
+    with ExitStack() as stack:
+
+        def opened(problem: str | None, variant: str | None) -> suite.Evaluate:
+            path = problem or str(wiring.shipped("evaluators/matmul.py"))
+            config = RunConfig(problem=path, variant=variant, backend=name, source=path)
+            loaded = wiring.problem(config)
+            made = wiring.open_backend(config, loaded, _plain_seed(config, loaded))
+            stack.callback(made.backend.close)
+            return made.backend.evaluate
+
+        yield from suite.run(cases, opened, has_gpu=name == "gpu")

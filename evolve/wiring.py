@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import evolve
 from evolve.config import RunConfig
 from evolve.council import Council, Seat
 from evolve.council.budget import Budget
@@ -20,6 +21,7 @@ from evolve.council.registry import seat
 from evolve.errors import ConfigError
 from evolve.executors.local import LocalExecutor
 from evolve.journal import Journal
+from evolve.judge import backends
 from evolve.population import Population, Selection
 from evolve.problem import Problem, Variant, load_problem, with_workloads
 from evolve.prompts import Briefing, Renderer, read
@@ -61,31 +63,46 @@ def variant(config: RunConfig, problem: Problem) -> Variant:
 def open_bench(
     config: RunConfig, problem: Problem, seed: str | None, *, calibration: Mapping[str, Json] | None = None
 ) -> Bench:
-    """The judge on this machine. Without a calibration it makes one, from the seed where there is no GPU."""
-    from evolve.judge.backends import Settings, open_backend
-
+    """The judge on this machine, behind its executor."""
     if config.executor != "local":
         raise ConfigError(f'{config.source}: executor "{config.executor}" is not there yet; use "local".')
-    width = config.concurrency.cpu or max(1, os.cpu_count() or 1)
-    settings = Settings(
+    opened = open_backend(config, problem, seed, calibration=calibration)
+    return Bench(
+        executor=LocalExecutor(opened.backend, width=width(config)),
+        device=opened.device,
+        ranking_key=opened.ranking_key,
+        width=width(config),
+        calibration=opened.calibration,
+        environment={**environment(), **opened.environment},
+        facts=opened.facts,
+    )
+
+
+def width(config: RunConfig) -> int:
+    """Candidates that are lowered and built at once."""
+    return config.concurrency.cpu or max(1, os.cpu_count() or 1)
+
+
+def open_backend(
+    config: RunConfig, problem: Problem, seed: str | None, *, calibration: Mapping[str, Json] | None = None
+) -> backends.Opened:
+    """Without a calibration it makes one, from the seed where there is no GPU."""
+    settings = backends.Settings(
         problem=problem,
         variant=variant(config, problem),
         backend=config.backend,
         target=config.target,
         cache=CACHE,
-        width=width,
+        width=width(config),
         timeout=config.evaluator.timeout,
     )
-    opened = open_backend(settings, seed=seed, calibration=calibration)
-    return Bench(
-        executor=LocalExecutor(opened.backend, width=width),
-        device=opened.device,
-        ranking_key=opened.ranking_key,
-        width=width,
-        calibration=opened.calibration,
-        environment={**environment(), **opened.environment},
-        facts=opened.facts,
-    )
+    return backends.open_backend(settings, seed=seed, calibration=calibration)
+
+
+def shipped(name: str) -> Path:
+    """A file that comes with evolve: from the checkout, or from inside the wheel."""
+    inside = Path(evolve.__file__).parent
+    return next((p for p in (inside.parent / name, inside / "data" / name) if p.is_file()), inside.parent / name)
 
 
 def environment() -> dict[str, Json]:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from evolve.judge.build import Builder
 from evolve.judge.gate import gate
 from evolve.judge.jail import Jail
 from evolve.judge.lower import lower
+from evolve.judge.plan import Plan
 from evolve.judge.screen import screen
 from evolve.judge.stages import Built, Gated, Point, Ruling, Screened, Target
 from evolve.judge.verdicts import duplicate_of
 from evolve.problem import Problem, Variant
-from evolve.types import Evaluation, Job, Json, Measurement, Scalar, Verdict, Workload
+from evolve.types import Evaluation, Job, Json, Measurement, Role, Scalar, Verdict, Workload, digest_of
 
 # What a failed held-out workload tells the council: which one, and how it failed, would teach it the hidden sizes.
 HELD_OUT = (
@@ -96,6 +97,9 @@ class Pipeline:
     builder: Builder
     device: Device
     environment: Mapping[str, Json] = field(default_factory=dict)  # versions and protections, part of the evidence
+    # Whose kernels are built. Without a GPU nothing runs the check workloads' machine code, and each odd size is a
+    # specialisation of its own, so they wait for the confirmation.
+    builds: tuple[Role, ...] = ("check", "time")
 
     def evaluate(self, job: Job) -> Evaluation:
         record = Record()
@@ -155,8 +159,10 @@ class Pipeline:
             record.evidence["certificate"] = gated.certificate
             self._dedupe(f"plan:{gated.digest}", "gate", job, record)
         with record.stage("build"):
-            built = self.builder.build(gated.lowered)
-            self._dedupe(f"sass:{built.digest(gated.lowered.plans)}", "build", job, record)
+            plans = self._to_build(gated, job)
+            built = self.builder.build(replace(gated.lowered, plans=plans))
+            record.evidence["build"] = _build_evidence(built, self.builder)
+            self._dedupe(f"sass:{built.digest(plans)}:{digest_of(repr(screened.tune))}", "build", job, record)
         return Ready(
             job=job,
             screened=screened,
@@ -166,8 +172,14 @@ class Pipeline:
         )
 
     def _workloads(self, job: Job) -> tuple[Workload, ...]:
-        roles = ("check", "time", "held_out") if job.mode == "confirm" else ("check", "time")
-        return tuple(w for role in roles for w in self.problem.of_role(role, self.variant))  # type: ignore[arg-type]
+        roles: tuple[Role, ...] = ("check", "time", "held_out") if job.mode == "confirm" else ("check", "time")
+        return tuple(w for role in roles for w in self.problem.of_role(role, self.variant))
+
+    def _to_build(self, gated: Gated, job: Job) -> tuple[Plan, ...]:
+        if job.mode == "confirm":
+            return gated.lowered.plans
+        names = {w.name for role in self.builds for w in self.problem.of_role(role, self.variant)}
+        return tuple(plan for plan in gated.lowered.plans if plan.workload in names)
 
     def _dedupe(self, digest: str, stage: str, job: Job, record: Record) -> None:
         record.digests.append(digest)
@@ -184,6 +196,22 @@ class Pipeline:
     def close(self) -> None:
         for part in (self.device, self.builder, self.jail):
             part.close()
+
+
+def _build_evidence(built: Built, builder: Builder) -> Json:
+    kernels = {
+        binary.key: {
+            "kernel": binary.name,
+            "sass": binary.sass,
+            "registers": binary.registers,
+            "spills_bytes": binary.spills_bytes,
+            "shared_bytes": binary.shared_bytes,
+            "instructions": dict(binary.instructions),
+            "log": binary.log[-2000:],
+        }
+        for binary in built.binaries.values()
+    }
+    return {"kernels": kernels, "notes": list(builder.notes)}
 
 
 def _shuffle(job: Job) -> int:

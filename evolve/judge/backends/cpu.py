@@ -136,6 +136,7 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
         builder=builder,
         device=device,
         environment=environment,
+        builds=("time",),
     )
     try:
         baselines = dict(calibration or {}) or {"baselines": _modelled(pipeline, device, seed)}
