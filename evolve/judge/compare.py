@@ -180,7 +180,7 @@ def _within_norm(name: str, bound: float, out: torch.Tensor, ref: torch.Tensor, 
     if ratio <= 1:
         return finding
     where = hints.where(norms.error2, rows, together, tiles)
-    hint = hints.reason(norms.out, norms.ref, norms.error2, ratio, family)
+    hint = hints.reason(norms.out, norms.ref, norms.error2, bound, ratio, family)
     sentence = f"{name}: error {total:.2e} against {bound:.2e} ({ratio:.3g} × the bound). {where} {hint}".strip()
     return replace(finding, where=where, sentence=sentence)
 

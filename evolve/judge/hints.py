@@ -34,11 +34,11 @@ def where(error2: torch.Tensor, rows: torch.Tensor, together: int, tiles: torch.
     return f"Worst tile: {tile}; worst row: {row % height} ({float(rows.max()):.2e})."
 
 
-def reason(out: torch.Tensor, ref: torch.Tensor, error2: torch.Tensor, ratio: float, family: str) -> str:
+def reason(out: torch.Tensor, ref: torch.Tensor, error2: torch.Tensor, bound: float, ratio: float, family: str) -> str:
     """The first pattern that fits."""
     if not bool(out.any()):
         return "The output is all zeros: is it ever stored to?"
-    edge = _edge(error2, ref)
+    edge = _edge(error2, ref, 8 * bound)
     if edge:
         return edge
     if family == "last_tile":
@@ -51,13 +51,13 @@ def reason(out: torch.Tensor, ref: torch.Tensor, error2: torch.Tensor, ratio: fl
     return ""
 
 
-def _edge(error2: torch.Tensor, ref: torch.Tensor) -> str:
+def _edge(error2: torch.Tensor, ref: torch.Tensor, most: float) -> str:
     """Only the last rows or columns wrong: the mask of a ragged tile."""
     for dim, name in ((-2, "rows"), (-1, "columns")):
         other = -1 if dim == -2 else -2
         size = error2.shape[dim]
         found = error2.sum((0, other)) / (ref.square().sum((0, other)) + 1e-300)
-        bad = found > 1e-2 * found.max()
+        bad = found > most**2
         first = int(bad.to(torch.uint8).argmax())
         if size > 1 and first > 0 and bool(bad[first:].all()) and (size - first) <= max(TILE * 2, size // 2):
             return f"Only the last {size - first} {name} are wrong: check the mask of the ragged last tile."

@@ -148,7 +148,12 @@ def test_other_scalars(jail):
     """
     (launch,) = lowered(jail, body).plans[0].launches
     assert dict(launch.signature) == {
-        **{"y_ptr": "*fp16", "a": "fp32", "b": "u1", "c": "constexpr", "d": "constexpr", "T": "constexpr"}
+        "y_ptr": "*fp16",
+        "a": "fp32",
+        "b": "u1",
+        "c": "constexpr",
+        "d": "constexpr",
+        "T": "constexpr",
     }
     assert dict(launch.arguments)["a"] == 1.5
     assert dict(launch.arguments)["b"] is True
