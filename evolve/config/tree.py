@@ -94,6 +94,9 @@ class ScriptedOptions:
 
     __pydantic_config__: ClassVar[ConfigDict] = FORBID
     replies: Annotated[tuple[str, ...], MinLen(1)]
+    seconds: Amount = 0.0  # that each takes
+    cost_usd: Amount = 0.0  # that each is said to cost
+    tokens: Annotated[int, Strict(), Ge(0)] = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
