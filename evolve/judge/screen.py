@@ -9,6 +9,7 @@ computes is lowering's, and whether the numbers are right is for the check.
 from __future__ import annotations
 
 import ast
+import math
 import re
 import unicodedata
 import warnings
@@ -18,7 +19,7 @@ from typing import NoReturn
 
 from evolve.judge import allowed
 from evolve.judge.dialect import Body, check_binding
-from evolve.judge.literals import Complaints, Names, brief, dotted, is_constexpr, is_literal
+from evolve.judge.literals import MAX_INT, MAX_TEXT, Complaints, Names, brief, dotted, is_constexpr, is_literal
 from evolve.judge.stages import Ruling, Screened
 from evolve.types import Scalar, Verdict, digest_of
 
@@ -124,6 +125,9 @@ class Module:
 def examined(tree: ast.Module, entry: str) -> Screened:
     strip_docstrings(tree)
     complaints = Complaints()
+    check_sizes(tree, complaints)
+    if complaints.found:  # before anything quotes them
+        reject(complaints.lines())
     module = Module()
     for statement in tree.body:
         top_level(statement, module, complaints)
@@ -148,6 +152,16 @@ def examined(tree: ast.Module, entry: str) -> Screened:
         tune=tune,
         reserved=(allowed.RESERVED,) if allowed.RESERVED in defaults else (),
     )
+
+
+def check_sizes(tree: ast.Module, complaints: Complaints) -> None:
+    """No literal is so large that writing it out, or computing with it, is work."""
+    for node in ast.walk(tree):
+        value = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(value, int) and abs(value) > MAX_INT:
+            complaints.add(node, "an integer of more than 64 bits; no size or address is that large.")
+        elif isinstance(value, str) and len(value) > MAX_TEXT:
+            complaints.add(node, f"a text of {len(value)} characters; write at most {MAX_TEXT}.")
 
 
 def strip_docstrings(tree: ast.Module) -> None:
@@ -340,7 +354,8 @@ def scalar(node: ast.expr | None) -> Scalar | None:
     if node is None or not is_literal(node) or isinstance(node, ast.Tuple | ast.List):
         return None
     value = ast.literal_eval(node)  # a literal was asked for just above: numbers, text, True, False, None
-    return value if isinstance(value, bool | int | float | str) else None
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return value if isinstance(value, bool | int | float | str) and finite else None
 
 
 def tune_of(
