@@ -159,7 +159,7 @@ def events(steps: int, *, random_seed: int = 0, modelled: bool = False) -> Itera
             failed = Evaluation(verdict=verdict, feedback=feedback, stage="check", evidence={"log": "x" * 500})
             yield Judged(step=step, candidate=None if verdict is Verdict.UNREADABLE else child, evaluation=failed)
             continue
-        found = score * (1 + rng.gauss(-0.01, 0.12) * (1.25 - min(score, 1.2)))
+        found = score * (1 + rng.gauss(-0.01, 0.12) * max(0.0, 1.25 - score))
         beats = found > best * 1.008
         yield Judged(step=step, candidate=child, evaluation=passed(rng, found, beats=beats, modelled=modelled))
         alive.append((child, found))

@@ -264,10 +264,9 @@ class Journal:
 
     def pending(self) -> list[Pending]:
         """The steps that are not at their end, oldest first: asked, replied, or judged and to be confirmed."""
-        rows = self._db.execute(
-            "SELECT step FROM steps s WHERE state < 3 OR (beats AND confirmed_seq IS NULL) ORDER BY step"
-        )
-        return [pending_of(self.step(step)) for (step,) in rows.fetchall()]
+        where = "state < 3 OR (beats AND confirmed_seq IS NULL)"
+        steps = self.query(f"SELECT step FROM steps INDEXED BY pending WHERE {where} ORDER BY step")
+        return [pending_of(self.step(step)) for (step,) in steps]
 
     def last_seq(self) -> int:
         return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])

@@ -28,6 +28,7 @@ def connect(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA cache_size = -16000")
+    db.execute("PRAGMA secure_delete = OFF")  # some builds blank what a row leaves behind: a tenth of an append
     db.execute("PRAGMA wal_autocheckpoint = 4000")  # 16 MB: a quarter of the syncs, and a sixth of the slow appends
     return db
 

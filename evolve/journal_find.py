@@ -42,8 +42,8 @@ def find_step(query: Query, folder: Path, selector: str) -> int:
         return step
     if selector.isascii() and selector.isdigit():
         return _numbered(query, folder, int(selector))
-    sql = "SELECT step, candidate_id FROM steps WHERE candidate_id >= ? AND candidate_id < ? ORDER BY step LIMIT 4"
-    found = query(sql, (_columnar(selector), _columnar(selector) + "\U0010ffff"))
+    sql = "SELECT step, candidate_id FROM steps WHERE candidate_id >= ? AND candidate_id < ?"
+    found = query(f"{sql} ORDER BY candidate_id LIMIT 4", (_columnar(selector), _columnar(selector) + "\U0010ffff"))
     if len(found) == 1:
         return int(found[0][0])
     if found:

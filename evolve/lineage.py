@@ -84,11 +84,12 @@ def waiting(journal: Journal) -> list[Row]:
     present = best(journal)
     if present is None:
         return []
-    # The first condition is the index's own, word for word: few steps are pending, and all others are passed over.
-    where = "(s.state < 3 OR (s.beats AND s.confirmed_seq IS NULL)) AND s.verdict = 'PASSED' AND s.ranking_key = ?"
+    # Few steps are pending, and the planner does not know it: told to, it passes over all others.
+    pending = "(s.state < 3 OR (s.beats AND s.confirmed_seq IS NULL))"
+    where = f"{pending} AND s.verdict = 'PASSED' AND s.ranking_key = ?"
     ahead_of = present.score if present.confirmed else 0.0
-    rows = [row for row in journal.rows(where, (present.ranking_key,)) if row.score > ahead_of]
-    return sorted(rows, key=lambda row: -row.score)
+    found = journal.select(f"FROM steps s INDEXED BY pending WHERE {where}", (present.ranking_key,))
+    return sorted((row for row in found if row.score > ahead_of), key=lambda row: (-row.score, row.step))
 
 
 def best_so_far(journal: Journal, key: str | None = None, *, confirmed: bool = False) -> list[Row]:

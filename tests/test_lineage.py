@@ -1,6 +1,7 @@
 """Lineage: every answer from rows, and the same as a plain walk over the events would give."""
 
 import random
+import re
 from itertools import combinations
 from statistics import fmean
 
@@ -197,6 +198,50 @@ def test_an_empty_journal_answers(journal):
     assert (lineage.top(journal, 5), lineage.best_so_far(journal), lineage.scoreboard(journal)) == ([], [], [])
     assert lineage.spend(journal).steps == 0
     assert (lineage.verdict_counts(journal), lineage.unfinished(journal), lineage.waiting(journal)) == ({}, 0, [])
+
+
+def test_no_answer_reads_a_whole_table(journal, family, monkeypatch):
+    """A million steps are asked as a hundred are: by an index, or from the tallies, which are a handful."""
+    asked = []
+
+    def spy(sql, values=(), *, ask=journal._db.execute):
+        asked.append((sql, values))
+        return ask(sql, values)
+
+    class Spied:
+        execute = staticmethod(spy)
+
+    plain, journal._db = journal._db, Spied()
+    b = family[2].id
+    for question in (
+        lambda: lineage.best(journal),
+        lambda: lineage.top(journal, 3),
+        lambda: lineage.waiting(journal),
+        lambda: lineage.find(journal, "00002-"),
+        lambda: lineage.find(journal, "best"),
+        lambda: lineage.ancestors(journal, b),
+        lambda: lineage.children(journal, b),
+        lambda: lineage.descendants(journal, b),
+        lambda: lineage.scoreboard(journal),
+        lambda: lineage.spend(journal),
+        lambda: lineage.verdict_counts(journal),
+        lambda: lineage.state(journal),
+        journal.pending,
+        journal.last_step,
+        lambda: journal.attempt(b),
+        lambda: journal.append(Noted(what="w", text="t")),
+        lambda: plant(journal, 9, 1.0, family[0]),
+    ):
+        question()
+    journal._db = plain
+    assert len(asked) > 30
+    for sql, values in asked:
+        if sql.lstrip().startswith(("SELECT", "WITH", "INSERT", "UPDATE")):
+            for *_, detail in plain.execute(f"EXPLAIN QUERY PLAN {sql}", values):
+                walks = detail.startswith("SCAN") and not re.search("tallies|up$|down$|CONSTANT|USING .*INDEX", detail)
+                assert not walks, f"{detail}: {sql}"
+                sorts = "TEMP B-TREE FOR ORDER BY" in detail and "LIMIT" in sql
+                assert not sorts, f"{detail}: {sql}"
 
 
 def test_the_running_best():
