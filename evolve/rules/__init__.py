@@ -9,6 +9,7 @@ from evolve.rules import (
     descriptors,
     epilogue,
     even_k,
+    exp2,
     modulo,
     parameters,
     persistent,
@@ -32,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     epilogue.RULE,
     modulo.RULE,
     pipelining.RULE,
+    exp2.RULE,
     undo.RULE,
 )
 

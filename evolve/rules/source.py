@@ -285,7 +285,9 @@ class Edits(cst.CSTTransformer):
         around = key in self._before or key in self._after
         if not around and key not in self._replaced:
             return updated_node
-        middle = self._statements(self._replaced[key]) if key in self._replaced else [updated_node]
+        middle = [updated_node]
+        if key in self._replaced:
+            middle = _with_remark(self._statements(self._replaced[key]), original_node, self._replaced[key])
         first = [s for text in self._before.get(key, ()) for s in self._statements(text)]
         last = [s for text in self._after.get(key, ()) for s in self._statements(text)]
         return cst.FlattenSentinel(_with_lead([*first, *middle, *last], original_node, middle))
@@ -304,6 +306,18 @@ class Edits(cst.CSTTransformer):
 
     def _statements(self, text: str) -> list[cst.CSTNode]:
         return list(cst.parse_module(text, config=self.source.module.config_for_parsing).body)
+
+
+def _with_remark(new: list[cst.CSTNode], old: cst.CSTNode, text: str) -> list[cst.CSTNode]:
+    """The comment behind a replaced line stays, above what came in its place."""
+    remark = old.trailing_whitespace.comment if isinstance(old, cst.SimpleStatementLine) else None
+    if remark is None or not new or remark.value in text:
+        return new
+    head = new[0]
+    if isinstance(head, cst.SimpleStatementLine | cst.BaseCompoundStatement):
+        lead = [*getattr(old, "leading_lines", ()), cst.EmptyLine(comment=remark)]
+        new[0] = head.with_changes(leading_lines=lead)
+    return new
 
 
 def _with_lead(new: list[cst.CSTNode], old: cst.CSTNode, middle: list[cst.CSTNode]) -> list[cst.CSTNode]:

@@ -19,5 +19,8 @@ PRODUCTS = {
     "inline": (text(KERNELS / "inline.py"), "multiply", {"BM": 32, "BN": 32}),
     "grouped": (text(KERNELS / "grouped.py"), "multiply", {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 32, "BLOCK_SIZE_K": 32}),
 }
-OTHERS = {"softmax": (text(KERNELS / "softmax.py"), "softmax")}
+OTHERS = {
+    "softmax": (text(KERNELS / "softmax.py"), "softmax"),
+    "attention": (text(KERNELS / "attention.py"), "attention"),
+}
 EVERY = {name: entry[0] for name, entry in (*PRODUCTS.items(), *OTHERS.items())}

@@ -28,6 +28,7 @@ class Run:
     tunables: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float16"
     sizes: tuple[tuple[int, int, int, bool], ...] = SIZES
+    what: str = "product"  # or "softmax", "attention", where M and N are rows and columns
 
 
 def errors(runs: list[Run]) -> list[list[float] | str]:
@@ -74,10 +75,22 @@ def _errors(torch: Any, path: Path, job: dict[str, Any]) -> list[float]:
         dtype = getattr(torch, job["dtype"])
         a = torch.randn((m, k), generator=rng).to(dtype)
         b = torch.randn((n, k), generator=rng).to(dtype).T if columns else torch.randn((k, n), generator=rng).to(dtype)
-        out = getattr(module, job["entry"])(a, b, **job["tunables"]).double().numpy()
-        wanted = a.double().numpy() @ b.double().numpy()
+        inputs, wanted = _problem(torch, job["what"], a, b)
+        out = getattr(module, job["entry"])(*inputs, **job["tunables"]).double().numpy()
         result.append(float(((out - wanted) ** 2).sum() ** 0.5 / (wanted**2).sum() ** 0.5))
     return result
+
+
+def _problem(torch: Any, what: str, a: Any, b: Any) -> tuple[tuple[Any, ...], Any]:
+    if what == "product":
+        return (a, b), a.double().numpy() @ b.double().numpy()
+    if what == "softmax":
+        return (a,), torch.softmax(a.double(), dim=1).numpy()
+    depth = 32  # two heads of the rows of a
+    q, k, v = (torch.randn((2, a.shape[0], depth), generator=torch.Generator().manual_seed(i)) for i in range(3))
+    q, k, v = (x.to(a.dtype) for x in (q, k, v))
+    weights = torch.softmax(q.double() @ k.double().transpose(1, 2) * 0.125, dim=2)
+    return (q, k, v), (weights @ v.double()).numpy()
 
 
 if __name__ == "__main__":

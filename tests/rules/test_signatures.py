@@ -202,3 +202,21 @@ def test_undo_leads_back_to_the_same_machine_code():
     assert "USE_DESC" not in back
     (alone,) = build(back, entry, meta(512, 512), meta(512, 512))
     assert alone.counts == before.counts
+
+
+def test_powers_of_two_cost_fewer_instructions():
+    source, entry = OTHERS["attention"]
+    found = moved("exp2", source)
+    assert "tl.exp(" not in found.source
+    heads = meta(8, 1024, 64)
+    (before,), (after,) = (build(s, entry, heads, heads, heads) for s in (source, found.source))
+    assert after.counts["FMUL"] < before.counts["FMUL"]
+    assert after.counts["MUFU"] == before.counts["MUFU"]
+
+
+def test_scores_that_leave_the_kernel_keep_their_base():
+    source = OTHERS["attention"][0]
+    logged = source.replace("acc = acc / total[:, None]", "acc = acc / total[:, None] + 0 * tl.log(total)[:, None]")
+    assert "logarithms" in getattr(apply(BY_NAME["exp2"], logged, context()), "reason", "")
+    biased = source.replace("* scale\n", "* scale + 1.0\n")
+    assert "does more to the scores" in getattr(apply(BY_NAME["exp2"], biased, context()), "reason", "")
