@@ -27,36 +27,53 @@ from evolve.judge.jailed import confine
 
 NOBODY = 1  # inside the map; outside it is a user who owns nothing
 LAST_WORDS = 6000
+GLANCE = 0.02  # seconds between looks where nothing tells that a process has ended
 
 
 def main() -> None:
     """`python -c "...main()" FD`: the launcher, which stays outside and only waits."""
     control = socket.socket(fileno=int(sys.argv[1]))
     order = json.loads(control.recv(1 << 20))
-    parent = os.pidfd_open(os.getppid())
+    parent = os.getppid()
+    watch = _watch(parent)
     reason = "" if order["jail"] else "the configuration asks for none"
     if order["jail"]:
         reason = _leave(control)
     child = os.fork()
     if child == 0:
         confine.die_with_parent()
-        os.close(parent)
         serve(control, order, reason)
         os._exit(0)
     control.close()
-    _outlive_neither(parent, child)
+    _outlive_neither(parent, watch, child)
 
 
-def _outlive_neither(parent: int, child: int) -> None:
+def _outlive_neither(parent: int, watch: int, child: int) -> None:
     """The wish to die with one's parent is bound to the thread that forked; the judge's threads come and go. So the
     launcher watches the process instead."""
-    server = os.pidfd_open(child)
+    server = _watch(child)
     ready = select.poll()
-    ready.register(parent, select.POLLIN)
-    ready.register(server, select.POLLIN)
-    ready.poll()
-    os.kill(child, signal.SIGKILL)
+    for descriptor in (watch, server):
+        if descriptor >= 0:
+            ready.register(descriptor, select.POLLIN)
+    while not _ended(child) and os.getppid() == parent:
+        ready.poll(None if min(watch, server) >= 0 else GLANCE * 1000)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+def _watch(pid: int) -> int:
+    """A descriptor that is ready when the process ends; -1 on kernels without, where one looks now and then."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
+
+
+def _ended(child: int) -> bool:
+    """Without reaping it."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _leave(control: socket.socket) -> str:
@@ -200,26 +217,33 @@ def _die_first() -> None:
 
 def _wait(control: socket.socket, child: int, wall_seconds: float) -> dict[str, Any]:
     """Until it ends, or its time is up, or the judge says so, or the judge is gone."""
-    ended = os.pidfd_open(child)
-    ready = select.poll()
-    ready.register(ended, select.POLLIN)
-    ready.register(control, select.POLLIN)
     started = time.monotonic()
-    events = dict(ready.poll(wall_seconds * 1000))
-    os.close(ended)
-    why = ""
-    if control.fileno() in events:
-        why = control.recv(64).decode()
-        if not why:
-            os._exit(0)  # and with this process everything in the jail
-    elif not events:
-        why = "wall"
+    why = _why(control, child, started + wall_seconds)
     for end in (os.kill, os.killpg):  # the group exists only once the child has made it
         with contextlib.suppress(ProcessLookupError):
             end(child, signal.SIGKILL)
     _, status, used = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return {"exit": code, "why": why, "cpu": used.ru_utime + used.ru_stime, "wall": time.monotonic() - started}
+
+
+def _why(control: socket.socket, child: int, deadline: float) -> str:
+    watch = _watch(child)
+    ready = select.poll()
+    ready.register(control, select.POLLIN)
+    if watch >= 0:
+        ready.register(watch, select.POLLIN)
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            events = dict(ready.poll((left if watch >= 0 else min(left, GLANCE)) * 1000))
+            if control.fileno() in events:
+                return control.recv(64).decode() or os._exit(0)  # the judge is gone, and with us goes the whole jail
+            if _ended(child):
+                return ""
+        return "wall"
+    finally:
+        if watch >= 0:
+            os.close(watch)
 
 
 def _work(task: str, payload: Any, reply: int) -> None:
