@@ -106,7 +106,7 @@ def test_killed_twenty_times_and_resumed_it_ends_the_same(whole: Path, tmp_path:
         now = count(tmp_path, "one")
         assert now >= acknowledged, "a committed event was lost"
         acknowledged = now
-        process = start(tmp_path, "one", "--resume")
+        process = start(tmp_path, "--resume", "one")
     finished(process)
     assert kills == KILLS, f"the run was over after {kills} kills; make it longer"
     resumed = facts(tmp_path, "one")
@@ -131,5 +131,5 @@ def test_an_interrupt_is_obeyed_and_resumed(whole: Path, tmp_path: Path) -> None
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output.decode()
     assert b"Interrupted: what is being judged comes to its end" in output
-    finished(start(tmp_path, "one", "--resume"))
+    finished(start(tmp_path, "--resume", "one"))
     assert facts(tmp_path, "one") == facts(whole, "one")

@@ -60,12 +60,13 @@ class Timed:
 class Device(Protocol):
     """Where built kernels are checked and timed. Both may raise `Ruling`."""
 
-    @property
-    def ranking_key(self) -> str: ...
-
     def check(self, ready: Ready) -> Checked: ...
 
     def time(self, ready: Ready) -> Timed: ...
+
+    def leased_seconds(self, job: Job) -> float:
+        """How long the job held a GPU, so far."""
+        ...
 
     def close(self) -> None: ...
 
@@ -96,6 +97,7 @@ class Pipeline:
     jail: Jail
     builder: Builder
     device: Device
+    ranking_key: str
     environment: Mapping[str, Json] = field(default_factory=dict)  # versions and protections, part of the evidence
     # Whose kernels are built. Without a GPU nothing runs the check workloads' machine code, and each odd size is a
     # specialisation of its own, so they wait for the confirmation.
@@ -114,9 +116,13 @@ class Pipeline:
                 errors=ruling.errors or record.errors,
                 evidence={**record.evidence, **ruling.evidence, "ruling": ruling.feedback},
                 digests=tuple(record.digests),
-                ranking_key=self.device.ranking_key,
-                seconds=record.seconds,
+                ranking_key=self.ranking_key,
+                seconds=self._seconds(job, record),
             )
+
+    def _seconds(self, job: Job, record: Record) -> Mapping[str, float]:
+        leased = self.device.leased_seconds(job)
+        return {**record.seconds, "gpu": leased} if leased else record.seconds
 
     def _judge(self, job: Job, record: Record) -> Evaluation:
         ready = self.prepare(job, record)
@@ -136,8 +142,8 @@ class Pipeline:
             errors=checked.errors,
             evidence=record.evidence,
             digests=tuple(record.digests),
-            ranking_key=self.device.ranking_key,
-            seconds=record.seconds,
+            ranking_key=self.ranking_key,
+            seconds=self._seconds(job, record),
             beats_incumbent=timed.beats_incumbent,
         )
 
@@ -216,4 +222,3 @@ def _build_evidence(built: Built, builder: Builder) -> Json:
 
 def _shuffle(job: Job) -> int:
     return job.random_seeds[0] if job.random_seeds else 0
-

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evolve.errors import ConfigError, MachineryError
 from evolve.judge import Backend
+from evolve.judge.stages import Target
 from evolve.problem import Problem, Variant
 from evolve.types import Json
 
@@ -22,6 +23,7 @@ class Settings:
     cache: Path
     width: int  # processes that lower and build
     timeout: float  # for all of one candidate's judgement
+    configurations: int = 0  # timed in this run before it was resumed: luck grows with their number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +59,29 @@ def open_backend(settings: Settings, *, seed: str | None, calibration: Mapping[s
             )
         from evolve.judge.backends.gpu import open_gpu
 
-        return open_gpu(settings, seed, calibration)
+        return open_gpu(settings, calibration)
     return _own(name, settings)
+
+
+def timed_names(settings: Settings) -> list[str]:
+    """A score is a mean over these, so another list is another score, and part of its ranking key."""
+    return [f"{w.name}:{w.weight:g}" for w in settings.problem.of_role("time", settings.variant)]
+
+
+def prompt_facts(target: Target, versions: Mapping[str, str], whence: str) -> tuple[str, ...]:
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in target.tflops.items())
+    return (
+        f"{target.device} ({target.name}): {target.sms} multiprocessors, {target.shared_bytes} B of shared memory a "
+        f"block, {target.l2_bytes >> 20} MiB of L2, {target.memory_gbs:.0f} GB/s, dense TFLOP/s: {rates} ({whence}).",
+        f"Triton {versions['triton']}, torch {versions['torch']}.",
+    )
 
 
 def gpu_present() -> bool:
     """Asked of the driver's management library: a CUDA context must never be opened in this process."""
-    try:
-        import pynvml
+    from evolve.judge.gpu.nvml import count
 
-        pynvml.nvmlInit()
-    except (ImportError, OSError):
-        return False
-    except pynvml.NVMLError:
-        return False
-    return int(pynvml.nvmlDeviceGetCount()) > 0
+    return count() > 0
 
 
 def _own(name: str, settings: Settings) -> Opened:

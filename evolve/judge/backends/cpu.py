@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from evolve.judge import interpret
-from evolve.judge.backends import Opened, Settings
+from evolve.judge.backends import Opened, Settings, prompt_facts, timed_names
 from evolve.judge.build import Builder
 from evolve.judge.feedback import speed_feedback
 from evolve.judge.jail import Jail
@@ -26,6 +26,7 @@ from evolve.types import Candidate, Job, Json, Measurement
 
 # The model's own ranking is not finer than this; a smaller gain is no reason to replace the incumbent.
 CLEARLY = 1.01
+NO_GPU = "There is no GPU here: times are modelled, so a change must show in the machine code to count."
 
 
 @dataclass(kw_only=True)
@@ -34,7 +35,6 @@ class CpuDevice:
     variant: Variant
     target: Target
     jail: Jail  # one that interprets
-    ranking_key: str
     baselines: Mapping[str, float]  # workload -> modelled time of the seed at its defaults, in microseconds
 
     def check(self, ready: Ready) -> Checked:
@@ -96,6 +96,9 @@ class CpuDevice:
         score = replace(incumbent.evaluation, measurements=measurements).score
         return score > incumbent.score * CLEARLY
 
+    def leased_seconds(self, job: Job) -> float:
+        return 0.0
+
     def close(self) -> None:
         self.jail.close()
 
@@ -111,14 +114,20 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
     )
     versions = {name: version(name) for name in ("torch", "triton")}
     key = "|".join(
-        ["modelled", target.name, *versions.values(), settings.problem.digest, settings.variant.name, *_timed(settings)]
+        [
+            "modelled",
+            target.name,
+            *versions.values(),
+            settings.problem.digest,
+            settings.variant.name,
+            *timed_names(settings),
+        ]
     )
     device = CpuDevice(
         problem=settings.problem,
         variant=settings.variant,
         target=target,
         jail=interpreting,
-        ranking_key=key,
         baselines={},
     )
     environment: dict[str, Json] = {
@@ -135,6 +144,7 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
         jail=jail,
         builder=builder,
         device=device,
+        ranking_key=key,
         environment=environment,
         builds=("time",),
     )
@@ -150,13 +160,8 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
         ranking_key=key,
         calibration=baselines,
         environment=environment,
-        facts=_facts(target, versions),
+        facts=(*prompt_facts(target, versions, "data sheet"), NO_GPU),
     )
-
-
-def _timed(settings: Settings) -> list[str]:
-    """A score is a mean over these, so another list is another score."""
-    return [f"{w.name}:{w.weight:g}" for w in settings.problem.of_role("time", settings.variant)]
 
 
 def _modelled(pipeline: Pipeline, device: CpuDevice, seed: str | None) -> Mapping[str, float]:
@@ -169,14 +174,3 @@ def _modelled(pipeline: Pipeline, device: CpuDevice, seed: str | None) -> Mappin
     except Ruling:
         return {}
     return {name: prediction.time_us for name, prediction in device.predict(ready).items()}
-
-
-def _facts(target: Target, versions: Mapping[str, str]) -> tuple[str, ...]:
-    rates = ", ".join(f"{name} {rate:g}" for name, rate in target.tflops.items())
-    return (
-        f"{target.device} ({target.name}): {target.sms} multiprocessors, {target.shared_bytes} B of shared memory a "
-        "block, "
-        f"{target.l2_bytes >> 20} MiB of L2, {target.memory_gbs:g} GB/s, dense TFLOP/s: {rates} (data sheet).",
-        f"Triton {versions['triton']}, torch {versions['torch']}.",
-        "There is no GPU here: times are modelled, so a change must show in the machine code to count.",
-    )

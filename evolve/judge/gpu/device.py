@@ -37,7 +37,7 @@ from evolve.judge.targets import calibrated
 from evolve.judge.time import Rival, Timer
 from evolve.judge.traits import traits
 from evolve.problem import Problem, Variant
-from evolve.types import Attempt, Json, Workload
+from evolve.types import Attempt, Job, Json, Workload
 
 REMEMBERED = 256  # passed candidates whose plans are kept, for the day they are the incumbent
 CONTROL_EVERY = 50
@@ -258,6 +258,10 @@ class GpuDevice:
                 self.seconds[key] = self.seconds.get(key, 0.0) + held.seconds
                 while len(self.seconds) > 4 * REMEMBERED:
                     self.seconds.popitem(last=False)
+
+    def leased_seconds(self, job: Job) -> float:
+        """How long this judgement held the GPU, so far."""
+        return self.seconds.get(f"{job.candidate.id}/{job.mode}", 0.0)
 
     def _key(self, ready: Ready) -> str:
         return f"{ready.job.candidate.id}/{ready.job.mode}"

@@ -96,6 +96,16 @@ class Gpu:
             reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         return None if reasons is None else bool(int(reasons) & SLOWED)
 
+    def device(self) -> str:
+        """The model, as the table of chips spells it."""
+        name = self._ask("nvmlDeviceGetName")
+        return str(name.decode() if isinstance(name, bytes) else name or "unknown GPU")
+
+    def architecture(self) -> str | None:
+        """ "sm_90", if the driver says."""
+        found = self._ask("nvmlDeviceGetCudaComputeCapability")
+        return f"sm_{found[0]}{found[1]}" if found else None
+
     def driver(self) -> str:
         if self._nvml is None:
             return "unknown"

@@ -1,0 +1,114 @@
+"""Judging on this machine's GPU: the same stages up to the build as without one, then real launches and real clocks.
+
+This process never opens a CUDA context. What the driver tells without one (the model, its architecture) decides what is
+built for; everything measured comes from the calibration, which a run keeps and a resumed run takes over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from evolve.errors import MachineryError
+from evolve.judge.backends import Opened, Settings, prompt_facts, timed_names
+from evolve.judge.build import Builder
+from evolve.judge.calibrate import calibrate, ceilings_for_target
+from evolve.judge.gpu.device import GpuDevice, open_pool
+from evolve.judge.gpu.nvml import Gpu, visible
+from evolve.judge.gpu.pool import Pool
+from evolve.judge.jail import Jail
+from evolve.judge.pipeline import Pipeline, Ready, Record
+from evolve.judge.stages import Ruling, Target
+from evolve.judge.targets import calibrated, find
+from evolve.types import Attempt, Job, Json, Workload
+
+
+def open_gpu(settings: Settings, calibration: Mapping[str, Json] | None, *, index: int = 0) -> Opened:
+    gpu = Gpu(visible(index))
+    target = _target(gpu)
+    pool = open_pool(settings.problem, settings.variant, index)
+    try:
+        found = dict(calibration or _calibrated(settings, pool, gpu))
+        return _opened(settings, target, pool, found, index)
+    except BaseException:
+        pool.close()
+        raise
+
+
+def _target(gpu: Gpu) -> Target:
+    architecture = gpu.architecture()
+    if architecture is None:
+        raise MachineryError(
+            f"GPU {gpu.name}: the driver does not say what it is; install nvidia-ml-py, or look with `nvidia-smi`."
+        )
+    return find(architecture, gpu.device())
+
+
+def _calibrated(settings: Settings, pool: Pool, gpu: Gpu) -> Mapping[str, Json]:
+    problem, variant = settings.problem, settings.variant
+    return calibrate(pool, gpu, problem, variant, _workloads(settings))
+
+
+def _workloads(settings: Settings) -> list[Workload]:
+    problem, variant = settings.problem, settings.variant
+    return [
+        *problem.of_role("check", variant),
+        *problem.of_role("time", variant),
+        *problem.of_role("held_out", variant),
+    ]
+
+
+def _opened(settings: Settings, target: Target, pool: Pool, calibration: Mapping[str, Json], index: int) -> Opened:
+    jail = Jail(slots=settings.width)
+    builder = Builder(
+        cache=settings.cache / "build", target=target, workers=settings.width, timeout=min(60.0, settings.timeout)
+    )
+    holder: list[Pipeline] = []
+
+    def restore(attempt: Attempt) -> Ready | None:
+        """The incumbent of a resumed run, built again: its binaries are in the cache as a rule."""
+        try:
+            return holder[0].prepare(Job(candidate=attempt.candidate), Record())
+        except Ruling:
+            return None
+
+    device = GpuDevice(
+        problem=settings.problem,
+        variant=settings.variant,
+        target=target,
+        calibration=calibration,
+        gpu=index,
+        pool=pool,
+        restore=restore,
+        configurations=settings.configurations,
+    )
+    key = "|".join([device.ranking_key, *timed_names(settings)])
+    versions = {name: version(name) for name in ("torch", "triton")}
+    environment: dict[str, Json] = {
+        "backend": "gpu",
+        "target": target.name,
+        "device": target.device,
+        "gpu": calibration["gpu"],
+        "protections": list(jail.protections),
+        **versions,
+    }
+    pipeline = Pipeline(
+        problem=settings.problem,
+        variant=settings.variant,
+        target=target,
+        jail=jail,
+        builder=builder,
+        device=device,
+        ranking_key=key,
+        environment=environment,
+    )
+    holder.append(pipeline)
+    measured = calibrated(target, ceilings_for_target(calibration))
+    return Opened(
+        backend=pipeline,
+        device=target.device,
+        ranking_key=key,
+        calibration=calibration,
+        environment=environment,
+        facts=prompt_facts(measured, versions, "measured by calibration where it could be"),
+    )
