@@ -46,3 +46,5 @@ def apply(rule: Rule, source: str, context: Context) -> Applied | Declined:
         return rule.rewrite(parse(source), context)
     except No as no:
         return Declined(reason=str(no))
+    except RecursionError:
+        return Declined(reason="The file is nested too deeply to be rewritten.")

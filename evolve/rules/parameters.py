@@ -18,7 +18,13 @@ from evolve.rules.source import Edits, Launch, Source, literal
 from evolve.types import Scalar
 
 REASON = "Choose tile sizes, warps and stages that fill the tensor cores and the shared memory of the chip."
-SHARED_BYTES = 232_448  # of one block on sm_90
+SHARED_BYTES = {
+    "sm_80": 166_912,
+    "sm_89": 101_376,
+    "sm_90": 232_448,
+    "sm_100": 232_448,
+    "gfx942": 65_536,
+}  # of one block
 # M, N, K, stages, warps for 16-bit operands. Large tiles first: they are what large problems want.
 LARGE = ((128, 256, 64, 3, 8), (128, 128, 64, 4, 4), (128, 128, 64, 4, 8), (256, 128, 64, 3, 8), (64, 128, 64, 4, 4))
 SMALL = ((64, 128, 64, 5, 4), (64, 64, 128, 4, 4), (64, 128, 64, 6, 4), (16, 64, 128, 4, 4), (16, 128, 128, 4, 4))
@@ -34,13 +40,14 @@ class Roles:
     n: str
     k: str
     element_bytes: int
+    shared_bytes: int
 
     def feasible(self, point: Mapping[str, Scalar]) -> bool:
         m, n, k, stages, warps = (
             int(point.get(name, 1)) for name in (self.m, self.n, self.k, "num_stages", "num_warps")
         )
         shared = stages * (m * k + k * n) * self.element_bytes
-        return shared <= SHARED_BYTES and m * n <= 128 * 32 * warps and min(m, n, k) >= 16
+        return shared <= self.shared_bytes and m * n <= 128 * 32 * warps and min(m, n, k) >= 16
 
 
 def rewrite(source: Source, context: Context) -> Applied:
@@ -100,7 +107,13 @@ def _roles(source: Source, context: Context) -> Roles | None:
     if any(name not in source.tunables for name in names) or len(set(names)) != 3:
         return None
     sizes = [BYTES.get(str(w.params.get("dtype")), 2) for w in context.workloads]
-    return Roles(m=names[0], n=names[1], k=names[2], element_bytes=max(sizes, default=2))
+    return Roles(
+        m=names[0],
+        n=names[1],
+        k=names[2],
+        element_bytes=max(sizes, default=2),
+        shared_bytes=SHARED_BYTES.get(context.target, 65_536),
+    )
 
 
 def _accumulator_blocks(found: DotLoop) -> tuple[str, str]:

@@ -16,6 +16,8 @@ import libcst as cst
 from evolve.rules.base import No
 from evolve.rules.source import Kernel, Line, Source, suites, tree
 
+LONGEST = 2000  # characters of a resolved expression, and terms of a sum: no address that a person wrote is longer
+TERMS = 32
 SAME = ("tl.max_contiguous", "tl.multiple_of")  # hints: the value is their first argument
 
 
@@ -84,6 +86,7 @@ class Scope:
         self.source, self.kernel = source, kernel
         self.binds: list[Bind] = []
         self.lines: list[tuple[int, Line, tuple[cst.CSTNode, ...]]] = []
+        self._vectors: dict[tuple[str, int], bool] = {}
         self._at = 0
         self._read(kernel.node.body, ())
 
@@ -145,6 +148,8 @@ class Scope:
 
     def resolved(self, text: str, at: int, depth: int = 20) -> str:
         """Names replaced by what they were bound to, as far as that is knowable."""
+        if len(text) > LONGEST:
+            return text
         node = tree(text)
         mapping = {}
         for name in {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}:
@@ -156,15 +161,20 @@ class Scope:
     def moves(self, name: str) -> bool:
         return any(b.op for b in self.of(name))
 
-    def is_vector(self, node: ast.AST, at: int, depth: int = 20) -> bool:
+    def is_vector(self, node: ast.AST, at: int) -> bool:
+        """Whether a range or a loaded tile goes into an expression, through whatever names."""
         for n in ast.walk(node):
             if isinstance(n, ast.Call) and ast.unparse(n.func) in ("tl.arange", "tl.load", "tl.zeros", "tl.full"):
                 return True
-            if isinstance(n, ast.Name) and depth:
-                known = [b for b in self.of(n.id) if b.at < at and b.value is not None and b.value is not node]
-                if any(b.value is not None and self.is_vector(b.value, b.at, depth - 1) for b in known):
-                    return True
+            if isinstance(n, ast.Name) and self._vector_name(n.id, at):
+                return True
         return False
+
+    def _vector_name(self, name: str, at: int) -> bool:
+        if (name, at) not in self._vectors:  # a chain of names is walked once, however they cross
+            known = [b for b in self.of(name) if b.at < at]
+            self._vectors[name, at] = any(b.value is not None and self.is_vector(b.value, b.at) for b in known)
+        return self._vectors[name, at]
 
     def value(self, node: ast.expr, at: int, loop: cst.For | None = None) -> Sum:
         """The pointer or index that an expression stands for at a place; `loop` is the loop whose steps it may take."""
@@ -227,6 +237,8 @@ def _own_step(name: str, node: ast.expr) -> ast.expr | None:
 
 
 def _joined(a: Sum, b: Sum) -> Sum:
+    if len(a.scalars) + len(b.scalars) + len(a.vecs) + len(b.vecs) > TERMS:
+        raise No("An address has too many terms to follow.")
     return Sum(scalars=a.scalars + b.scalars, vecs=a.vecs + b.vecs, advances=a.advances + b.advances)
 
 

@@ -120,3 +120,17 @@ def test_no_rule_reaches_outside_the_block():
     found = apply(next(r for r in RULES if r.name == "tensor descriptors"), source, Context(random=random.Random(0)))
     assert isinstance(found, Declined)
     assert "EVOLVE-BLOCK" in found.reason
+
+
+def test_names_that_double_at_each_step_take_no_time():
+    lines = "".join(f"    x{i + 1} = x{i} + x{i} * x{i}\n" for i in range(40))
+    more = "".join("    rows = rows + rows\n" for _ in range(40))
+    marker = "    ks = tl.arange(0, BLOCK_K)\n"
+    for text in (f"    x0 = pid\n{lines}", more, f"    x0 = rows\n{lines}    rows = x40\n"):
+        hold(EVERY["seed"].replace(marker, text + marker), 0)
+
+
+def test_a_file_nested_too_deeply_is_declined():
+    deep = EVERY["seed"].replace("pid // tiles_n", "(" * 80 + "pid // tiles_n" + ")" * 80)
+    hold(deep, 0)
+    hold(EVERY["seed"].replace("K, BLOCK_K):", "-" * 2000 + "K, BLOCK_K):"), 0)
