@@ -1,7 +1,7 @@
 """The stage "check" on a GPU: is the answer right, on every kind of inputs that brings out what sloppy kernels hide.
 
 Small workloads get the whole battery, timed sizes two kinds of inputs, one of them drawn in secret; cheap ones first,
-so that a wrong kernel costs little. Seeds come from a secret of the run: no candidate sees inputs that another saw. What
+so that a wrong kernel costs little. Seeds come from a secret of the run: no candidate sees what another saw. What
 happens in the GPU process is in `gpu.checking`; here is the order of things, and the words for whoever reads a failure.
 """
 

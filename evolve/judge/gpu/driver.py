@@ -30,6 +30,7 @@ _CLUSTER_DIMENSION = 4
 _CLUSTER_SCHEDULING = 5
 _SPREAD = 1
 _SHARED_BY_DEFAULT = 48 << 10
+_RESERVED = 1 << 38  # bytes of address space at a time; it costs nothing until it is mapped
 
 
 class DriverError(RuntimeError):
@@ -119,6 +120,7 @@ class Cuda:
     def __init__(self, device: int = 0) -> None:
         self._cuda = ctypes.CDLL("libcuda.so.1")
         self._device = device
+        self._next = self._end = 0  # of the reserved addresses, those not given out yet
 
     def call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._cuda, name)(*arguments)
@@ -224,7 +226,16 @@ class Cuda:
     def _properties(self) -> _Properties:
         return _Properties(1, 0, _Location(1, self._device), None, (ctypes.c_ubyte * 8)())
 
-    def reserve(self, nbytes: int) -> int:
+    def place(self, nbytes: int, gap: int) -> int:
+        if self._next + gap + nbytes > self._end:
+            size = max(_RESERVED, 2 * nbytes)
+            self._next = self._reserve(size)
+            self._end = self._next + size
+        pointer = self._next + gap
+        self._next = pointer + nbytes
+        return pointer
+
+    def _reserve(self, nbytes: int) -> int:
         pointer = ctypes.c_uint64()
         zero = ctypes.c_uint64(0)
         self.call(

@@ -59,6 +59,7 @@ class CudaEngine:
         properties = torch.cuda.get_device_properties(0)
         self.l2_bytes = int(properties.L2_cache_size)
         self._gpu = Gpu(gpu)
+        self._side = torch.cuda.Stream()
 
     def stream(self) -> int:
         return int(torch.cuda.current_stream().cuda_stream)
@@ -67,9 +68,16 @@ class CudaEngine:
         torch.cuda.synchronize()
 
     def capture(self, work: Callable[[], Any]) -> Replay:
+        """By hand, not by `torch.cuda.graph`: that collects garbage and empties the allocator's cache each time."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = work()
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                results = work()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(self._side)
 
         def replay(results: Any = results) -> None:  # the results must not be freed into the next capture's pool
             graph.replay()

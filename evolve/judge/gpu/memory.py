@@ -17,7 +17,6 @@ import torch
 
 ALIGNMENT = 512  # what torch's own allocator gives; kernels were specialised for no less than 16
 BAND_BYTES = 1 << 16
-_RESERVED = 1 << 40  # address space only; a process that checks everything in its battery uses a fraction
 
 
 class Pages(Protocol):
@@ -26,7 +25,9 @@ class Pages(Protocol):
     @property
     def granularity(self) -> int: ...
 
-    def reserve(self, nbytes: int) -> int: ...
+    def place(self, nbytes: int, gap: int) -> int:
+        """An address that no buffer of this process had before, `gap` bytes behind the last buffer."""
+        ...
 
     def map(self, pointer: int, nbytes: int) -> int: ...
 
@@ -72,7 +73,6 @@ class Memory:
         self._secret = rng.getrandbits(62) | 1 << 61  # never all zeros, never a poison pattern
         self._buffers: list[Buffer] = []
         self._mapped: list[tuple[int, int, int]] = []
-        self._next = self._end = 0
 
     @property
     def kind(self) -> str:
@@ -92,11 +92,7 @@ class Memory:
         assert self._pages is not None
         page = self._pages.granularity
         size = -(-(-(-nbytes // ALIGNMENT) * ALIGNMENT) // page) * page
-        if self._next + size + 66 * page > self._end:
-            self._next = self._pages.reserve(_RESERVED)
-            self._end = self._next + _RESERVED
-        pointer = self._next + self._rng.randrange(1, 65) * page
-        self._next = pointer + size + page
+        pointer = self._pages.place(size, self._rng.randrange(1, 65) * page)
         handle = self._pages.map(pointer, size)
         self._mapped.append((pointer, size, handle))
         whole = over(pointer, size, self._device)

@@ -8,8 +8,8 @@ baseline at calibration and is the same for all sides. Before each sample, outsi
     is scribbled over;
     then the L2 is filled with something else, unless the mode is `hot` or the sets are many times its size anyway.
 
-At secret blocks, some sets of the candidate's last sample are compared with the reference in full (`worker`). Deciding
-when to stop and what a figure means is `judge.time`'s.
+Between blocks, at a secret moment, one sample of the candidate is compared with the reference in full (`worker`).
+Deciding when to stop and what a figure means is `judge.time`'s.
 """
 
 from __future__ import annotations
@@ -125,26 +125,28 @@ class Timing:
         for tensor, kept in self._restore:
             tensor.copy_(kept)
 
-    def block(self, *, watch: bool = False) -> tuple[list[float], bool | None]:
-        """One block, enqueued as a whole so that the device never waits for the host; microseconds a call.
-
-        `watch` remembers the inputs as the candidate's last sample got them, for `watched`."""
-        marks: list[tuple[Mark, Mark]] = []
-        self._stir.prepare(len(self.order))
-        self._cushion()
-        for number, side in enumerate(self.order):
-            self._before(number)
-            if watch and number == len(self.order) - 1:
-                self._seen = [fingerprint(s) for s in self.sets]
-            if self.workload.mode == "hot":
-                self._replays[side]()
-                self._put_back()
-            first = self.engine.mark()
-            self._replays[side]()
-            marks.append((first, self.engine.mark()))
+    def block(self) -> tuple[list[float], bool | None]:
+        """One block, enqueued as a whole so that the device never waits for the host; microseconds a call."""
+        self._begin()
+        marks = [self._sample(number, side) for number, side in enumerate(self.order)]
         slowed = self.engine.slowed()  # asked while the device works
         self.engine.synchronize()
         return [self.engine.between_us(a, b) / self.calls for a, b in marks], slowed
+
+    def _begin(self) -> None:
+        self._stir.prepare(len(self.order))
+        self._cushion()
+
+    def _sample(self, number: int, side: str, *, watch: bool = False) -> tuple[Mark, Mark]:
+        self._before(number)
+        if watch:
+            self._seen = [fingerprint(s) for s in self.sets]
+        if self.workload.mode == "hot":
+            self._replays[side]()
+            self._put_back()
+        first = self.engine.mark()
+        self._replays[side]()
+        return first, self.engine.mark()
 
     def _cushion(self) -> None:
         """Work for the device to be busy with while the host enqueues the first sample. Without it the first stamp is
@@ -174,8 +176,14 @@ class Timing:
     # --- what a timed sample computed ---
 
     def watched(self, most: int) -> tuple[list[Placed], bool]:
-        """After `block(watch=True)`: secret sets of the candidate's last sample, which nothing has run since, and
-        whether the sample left its inputs alone. No extra launch: a kernel cannot tell this sample from the others."""
+        """A block that breaks off behind one of the candidate's samples, which one is secret: some of its sets, and
+        whether it left its inputs alone. Up to there it is a block like any other, so a kernel cannot tell that what
+        it computes now will be looked at; a counter is of no use either."""
+        last = self._rng.choice([n for n, side in enumerate(self.order) if side == "C"])
+        self._begin()
+        for number, side in enumerate(self.order[: last + 1]):
+            self._sample(number, side, watch=number == last)
+        self.engine.synchronize()
         untouched = all(torch.equal(a, fingerprint(s)) for a, s in zip(self._seen, self.sets, strict=True))
         return self._rng.sample(self.sets, min(most, len(self.sets))), untouched
 

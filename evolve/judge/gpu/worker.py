@@ -131,7 +131,7 @@ class Worker:
             timing = Timing(
                 self.engine, memory, self.problem, workload, contestants, calls=2, random_seed=0, phases=phases
             )
-            timing.block(watch=True)
+            timing.block()
             timing.watched(1)
             timing.eager_us()
             del timing
@@ -231,7 +231,7 @@ class Worker:
             return self._program(data)
 
     def _blocks(self, order: Order) -> dict[str, Any]:
-        """Some blocks more; after a secret one of them the candidate's outputs are compared in full."""
+        """Some blocks more; before a secret one of them the candidate's outputs are compared in full."""
         timing = self._timing
         assert timing is not None, "`time` comes before `blocks`"
         phases = self._phases(workload=timing.workload.name)
@@ -239,18 +239,19 @@ class Worker:
         watched = random.SystemRandom().randrange(count) if order.get("watch") else -1
         report: dict[str, Any] = {}
         for number in range(count):
-            with phases("candidate", doing="samples"):
-                times, slowed = timing.block(watch=number == watched)
-            rows.append({"times_us": times, "slowed": slowed})
             if number == watched:
                 report["watched"] = self._watched(timing, order, phases)
+            with phases("candidate", doing="samples"):
+                times, slowed = timing.block()
+            rows.append({"times_us": times, "slowed": slowed})
         reading = getattr(self.engine, "reading", None)
         return {"blocks": rows, "clock": reading() if reading else None, "seconds": phases.seconds, **report}
 
     def _watched(self, timing: Timing, order: Order, phases: Phases) -> dict[str, Any]:
         variant = self.problem.variant(order["variant"])
         baseline = self._named_baseline(order.get("baseline"))
-        chosen, untouched = timing.watched(1 if timing.output_bytes > MANY_BYTES else 3)
+        with phases("candidate", doing="watched sample"):
+            chosen, untouched = timing.watched(1 if timing.output_bytes > MANY_BYTES else 3)
         if not untouched:
             return {"wrong": "it writes to its inputs while it is timed; inputs may only be read", "worst": 0.0}
         worst, wrong = 0.0, ""
