@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, Tile, dot_loop, on_host, stored_tile
-from evolve.rules.source import Edits, Source
+from evolve.rules.source import Source
 from evolve.rules.symbols import atom, identifiers, plus
 
 REASON = (

@@ -11,7 +11,8 @@ import ast
 import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
-from evolve.rules.source import Edits, Kernel, Source
+from evolve.rules.edits import Edits
+from evolve.rules.source import Kernel, Source
 from evolve.rules.symbols import Scope
 
 REASON = (

@@ -8,8 +8,9 @@ from __future__ import annotations
 import ast
 
 from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, Tile, conditions, dot_loop, on_host
-from evolve.rules.source import Edits, Source
+from evolve.rules.source import Source
 from evolve.rules.symbols import atom, identifiers
 
 REASON = (

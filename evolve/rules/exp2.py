@@ -12,8 +12,9 @@ import ast
 import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.edits import Edits
 from evolve.rules.match import statement
-from evolve.rules.source import Edits, Kernel, Source
+from evolve.rules.source import Kernel, Source
 from evolve.rules.symbols import Scope
 
 REASON = (

@@ -9,8 +9,9 @@ import ast
 import re
 
 from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, Tile, dot_loop
-from evolve.rules.source import Edits, Source
+from evolve.rules.source import Source
 from evolve.rules.symbols import Bind, atom
 
 REASON = (

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, dot_loop
-from evolve.rules.source import Edits, Launch, Source, literal
+from evolve.rules.source import Launch, Source, literal
 from evolve.types import Scalar
 
 REASON = "Choose tile sizes, warps and stages that fill the tensor cores and the shared memory of the chip."

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
-from evolve.rules.source import Edits, Kernel, Launch, Source, lines_of, tree
+from evolve.rules.edits import Edits
+from evolve.rules.source import Kernel, Launch, Source, lines_of, tree
 from evolve.rules.symbols import Bind, Scope, substitute
 
 REASON = "Launch one program for each SM and let it take tile after tile: prologues and launch cost are paid once."

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.edits import Edits
 from evolve.rules.match import Tile, dot_loop, stored_tile, tiles
-from evolve.rules.source import Edits, Kernel, Source
+from evolve.rules.source import Kernel, Source
 from evolve.rules.symbols import Bind, Scope, atom, identifiers
 
 REASON = "Take the output's tiles in another order, so that programs that run together read the same panels from L2."

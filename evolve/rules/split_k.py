@@ -12,9 +12,10 @@ import re
 import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, Tile, dot_loop, stored_tile
 from evolve.rules.persistent import grid_of
-from evolve.rules.source import Edits, Source, lines_of
+from evolve.rules.source import Source, lines_of
 from evolve.rules.symbols import atom
 
 REASON = (

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
-from evolve.rules.source import Edits, Kernel, Source, lines_of
+from evolve.rules.edits import Edits
+from evolve.rules.source import Kernel, Source, lines_of
 from evolve.rules.symbols import Scope
 
 REASON = "Take back {what}: the kernel is simpler without it, and what came after it may do better alone."

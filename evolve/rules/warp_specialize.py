@@ -11,8 +11,9 @@ import ast
 import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, dot_loop
-from evolve.rules.source import Edits, Source, literal
+from evolve.rules.source import Source, literal
 from evolve.rules.symbols import Bind
 
 REASON = (
