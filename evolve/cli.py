@@ -130,6 +130,22 @@ def redteam(
     raise typer.Exit(0 if report.redteam(judging.redteam(tuple(names or ()), backend), as_json=as_json) else 1)
 
 
+@app.command(rich_help_panel=JUDGE)
+def check(
+    problem: Annotated[str, typer.Argument(metavar="PROBLEM", help="The problem's file.")],
+    variant: Annotated[str | None, typer.Option(help="Only this variant.")] = None,
+    backend: Backend = "auto",
+) -> None:
+    """Is a problem fit for use: reference, baselines, wrong answers that must fail, and its seed."""
+    from rich.console import Console
+
+    from evolve import checking
+    from evolve.terminal import fitness
+
+    fit = fitness.show(problem, checking.check(problem, variant=variant, backend=backend), Console())
+    raise typer.Exit(0 if fit else 1)
+
+
 # Options whose value may be left out, which the parser does not know: an empty one is given to it instead.
 MAY_BE_EMPTY = ("--resume", "--diff")
 

@@ -50,7 +50,7 @@ def judge(order: Order) -> Report:
     """Raises for the caller's mistakes and for broken machinery; whatever the candidate does is in the report."""
     candidate, config, calibration = _wanted(order)
     problem = _narrowed(wiring.problem(config), order.workload)
-    seed = _plain_seed(config, problem) or candidate.source
+    seed = plain_seed(config, problem) or candidate.source
     bench = wiring.open_bench(config, problem, seed, calibration=calibration)
     with closing(bench.executor):
         job = Job(candidate=candidate, random_seeds=seeds_of(secrets.token_hex(8), candidate.id))
@@ -89,7 +89,7 @@ def _narrowed(problem: Problem, workload: str | None) -> Problem:
     return replace(problem, workloads=(*chosen, *(w for w in problem.workloads if w.role != "time")))
 
 
-def _plain_seed(config: RunConfig, problem: Problem) -> str | None:
+def plain_seed(config: RunConfig, problem: Problem) -> str | None:
     usual = Path(problem.path).parent.parent / "seeds" / f"{problem.name}.py"
     places = [*map(Path, config.seeds), usual]
     return next((place.read_text(encoding="utf-8") for place in places if place.is_file()), None)
@@ -105,7 +105,7 @@ def redteam(names: tuple[str, ...], backend: str) -> Iterator[suite.Row]:
             path = problem or str(wiring.shipped("evaluators/matmul.py"))
             config = RunConfig(problem=path, variant=variant, backend=name, source=path)
             loaded = wiring.problem(config)
-            made = wiring.open_backend(config, loaded, _plain_seed(config, loaded))
+            made = wiring.open_backend(config, loaded, plain_seed(config, loaded))
             stack.callback(made.backend.close)
             return made.backend.evaluate
 

@@ -1,0 +1,63 @@
+"""`evolve check`: is a problem fit for use, does its plain seed pass, and what does a full judgement cost here.
+
+What is tried of the problem itself stands in `judge/fitness.py`; the seed goes through the whole judge of this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from evolve import wiring
+from evolve.config import RunConfig
+from evolve.judge.fitness import Finding, examine
+from evolve.judging import plain_seed
+from evolve.loop import seeds_of
+from evolve.problem import Problem, Variant
+from evolve.types import Candidate, Evaluation, Job
+
+
+def check(path: str, *, variant: str | None, backend: str) -> Iterator[tuple[str, Finding]]:
+    """Findings by variant, as they come: one variant, or all of them."""
+    problem = wiring.problem(RunConfig(problem=path, source=path))
+    for chosen in [problem.variant(variant)] if variant else problem.variants:
+        for finding in examine(problem, chosen):
+            yield chosen.name, finding
+        for finding in _judged(path, problem, chosen, backend):
+            yield chosen.name, finding
+
+
+def _judged(path: str, problem: Problem, variant: Variant, backend: str) -> Iterator[Finding]:
+    config = RunConfig(problem=path, variant=variant.name, backend=backend, source=path)
+    seed = plain_seed(config, problem)
+    if seed is None:
+        usual = Path(path).parent.parent / "seeds" / f"{problem.name}.py"
+        yield Finding(what="seed", state="skipped", sentence=f"there is no {usual} to judge.")
+        return
+    began = time.perf_counter()
+    bench = wiring.open_bench(config, problem, seed)
+    opened = time.perf_counter()
+    with closing(bench.executor):
+        candidate = Candidate(step=0, source=seed, member="seed", kind="seed")
+        job = Job(candidate=candidate, random_seeds=seeds_of(secrets.token_hex(8), candidate.id))
+        evaluation = asyncio.run(bench.executor.evaluate(job))
+    yield _seed_finding(evaluation)
+    judged = time.perf_counter() - opened
+    stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in evaluation.seconds.items())
+    sentence = f"the judge opens in {opened - began:.1f} s and rules in {judged:.1f} s ({stages}) on {bench.device}."
+    yield Finding(what="time", state="ok", sentence=sentence)
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    yield Finding(what="memory", state="ok", sentence=f"{peak / 1024:.0f} MB in the largest process of the host.")
+
+
+def _seed_finding(evaluation: Evaluation) -> Finding:
+    if not evaluation.passed:
+        sentence = f"{evaluation.verdict} in {evaluation.stage}: {evaluation.feedback}"
+        return Finding(what="seed", state="wrong", sentence=sentence)
+    worst = max(evaluation.errors.values(), default=0.0)
+    return Finding(what="seed", state="ok", sentence=f"passes; at most {worst:.2f} of its bound.")
