@@ -225,11 +225,11 @@ class Inspection:
         root = roots.get(view.root)
         if root is None:
             raise Refused(f"output {spec.name!r} lies in {view.root[:40]!r}, which this plan does not have")
-        span(view, root)
         if (view.shape, view.dtype) != (spec.shape, spec.dtype):
             raise Refused(
                 f"output {spec.name!r} is {view.dtype} {list(view.shape)}; it must be {spec.dtype} {list(spec.shape)}"
             )
+        span(view, root)
         wanted = spec.stride or contiguous(spec.shape)
         if any(n > 1 and a != b for n, a, b in zip(spec.shape, view.stride, wanted, strict=True)):
             raise Refused(f"output {spec.name!r} has strides {list(view.stride)}; they must be {list(wanted)}")

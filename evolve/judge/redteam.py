@@ -27,7 +27,7 @@ from evolve.errors import UsageError
 from evolve.types import Candidate, Evaluation, Job, Verdict
 
 Kind = Literal["attack", "honest"]
-FIELD = re.compile(r"^# ([A-Z]+): (.*)$", re.MULTILINE)
+FIELD = re.compile(r"^\ufeff?# ([A-Z]+): (.*)$", re.MULTILINE)
 KNOWN = ("WHAT", "EXPECT", "STAGE", "REASON", "NEEDS", "VARIANT", "PROBLEM")
 
 Evaluate: TypeAlias = Callable[[Job], Evaluation]

@@ -192,7 +192,7 @@ def library_calls(bare: str) -> None:
 # --- Functions --------------------------------------------------------------------------------------------------------
 
 FUNC = re.compile(rf"{BARE}tt\.func\s+(public|private)\s+({SYMBOL})\s*\(")
-TAIL = re.compile(r"\)\s*(?:->[^{}]*?)?(?:attributes\s*\{\s*noinline\s*=\s*(?:true|false)\s*\}\s*)?\{")
+TAIL = re.compile(r"\)\s*(?:->[^{}@]*?)?(?:attributes\s*\{\s*noinline\s*=\s*(?:true|false)\s*\}\s*)?\{")
 
 
 def functions(bare: str) -> tuple[str, tuple[Parameter, ...]]:
