@@ -41,11 +41,13 @@ class Finding:
         return self.ratio <= 1.0
 
 
-def accepted(norm: Norm, *, baseline_error: float | None = None, family: str = "given") -> float:
+def accepted(
+    norm: Norm, *, baseline_error: float | None = None, family: str = "given", dtype: torch.dtype = torch.float32
+) -> float:
     """The bound for these inputs. Where the answer is much smaller than its terms, the contract's ceiling does not
     apply; the baseline's own error does, and without a baseline the ceiling grows with the cancellation."""
     own = BASELINE * baseline_error if baseline_error is not None and math.isfinite(baseline_error) else 0.0
-    if family in AMPLIFIES:
+    if family in AMPLIFIES and dtype.itemsize >= 4:
         return max(norm.strict, own) if own else norm.at_most * AMPLIFIES[family]
     return min(norm.at_most, max(norm.strict, own))
 
@@ -75,7 +77,7 @@ def compare(
     match comparator:
         case Norm():
             exact = family in EXACT and _representable(ref, out.dtype)
-            bound = accepted(comparator, baseline_error=baseline_error, family=family)
+            bound = accepted(comparator, baseline_error=baseline_error, family=family, dtype=out.dtype)
             return _equal(name, out, ref, family) if exact else _within_norm(name, bound, out, ref, family)
         case Exact():
             return _equal(name, out, ref, family)

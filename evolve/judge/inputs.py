@@ -27,7 +27,8 @@ EXACT = frozenset({"one_hot", "integers"})
 # For problems with a softmax over q·k: the first two value arguments are scaled.
 LOGITS = ("peaked", "flat", "extreme")
 SCALED = {"peaked": 3.0, "flat": 2.0**-8, "extreme": 12.0}
-# How much a relative error may grow for a good kernel, because the answer is that much smaller than its terms.
+# How much a relative error may grow for a good kernel, because the answer is that much smaller than its terms. Only in
+# 32 bits and more: in fewer, rounding the answer itself hides what an honest accumulator loses.
 AMPLIFIES = {"cancellation": 16.0}
 
 SAID = {
@@ -152,16 +153,17 @@ def _planted(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
 
 
 def _cancellation(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Neighbours along the last dimension are nearly opposite, along the one before nearly equal: whichever of the two
-    a product sums over, the terms of a pair cancel but for a sixteenth."""
+    """The second half of the last dimension is nearly the opposite of the first, of the one before nearly the same:
+    whichever of the two a product sums over, the sum grows for half of the way and then falls back to a sixteenth.
+    (Opposite neighbours would cancel at once, and no accumulator would be strained.)"""
     drawn = _normal(tensor, rng)
     noise = 1 + _normal(tensor, rng) / AMPLIFIES["cancellation"]
-    last = tensor.shape[-1] // 2 * 2
-    if last:
-        drawn[..., 1:last:2] = -drawn[..., 0:last:2]
+    half = tensor.shape[-1] // 2
+    if half:
+        drawn[..., half : 2 * half] = -drawn[..., :half]
     if tensor.ndim > 1:
-        pairs = tensor.shape[-2] // 2 * 2
-        drawn[..., 1:pairs:2, :] = drawn[..., 0:pairs:2, :]
+        half = tensor.shape[-2] // 2
+        drawn[..., half : 2 * half, :] = drawn[..., :half, :].clone()
     return drawn * noise
 
 

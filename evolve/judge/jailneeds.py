@@ -43,7 +43,14 @@ def _home_of(package: str) -> str:
 def environment(interpret: bool) -> dict[str, str]:
     kept = {k: os.environ[k] for k in PASSED_ON if k in os.environ}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    fixed = {"HOME": "/", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+    fixed = {
+        "HOME": "/",
+        "USER": "jail",
+        "LOGNAME": "jail",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+    }
     return kept | threads | fixed | ({"TRITON_INTERPRET": "1"} if interpret else {})
 
 

@@ -50,6 +50,16 @@ def test_an_accumulator_of_the_input_s_own_dtype_fails(dtype):
     assert "float32" in finding.sentence
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_narrow_accumulator_cannot_hide_in_a_sum_that_cancels(dtype):
+    a, b = operands(dtype, "cancellation", k=256)
+    total = torch.zeros(200, 168, dtype=dtype)
+    for k in range(0, 256, 64):
+        total += (a[:, k : k + 64].float() @ b[k : k + 64].float()).to(dtype)
+    finding = judged(total, a, b, "cancellation")
+    assert finding.ratio > 3
+
+
 @pytest.mark.parametrize(
     ("dtype", "narrow"),
     [
@@ -176,6 +186,7 @@ def test_accepted_is_bounded_on_both_sides():
     assert accepted(norm, baseline_error=1.0) == 5e-3
     assert accepted(norm, baseline_error=math.nan) == 2e-3
     assert accepted(norm, baseline_error=1e-2, family="cancellation") == pytest.approx(1.5e-2)
+    assert accepted(norm, baseline_error=1e-2, family="cancellation", dtype=torch.bfloat16) == 5e-3
 
 
 def test_a_wrong_shape_is_said():
