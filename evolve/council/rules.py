@@ -57,9 +57,9 @@ class RulesMember:
         return self._nothing(f"no rule has a new move for {draw.parent.id}. {' '.join(reasons)}".rstrip("."))
 
     def observe(self, event: Event) -> None:
-        if isinstance(event, Replied) and event.reply.member == self._name and event.reply.text:
+        # By the model's name, not by the text: a replay leaves the texts of replies unread.
+        if isinstance(event, Replied) and event.reply.member == self._name and event.reply.model:
             self._rule_at[event.step] = event.reply.model
-            self._known.add(digest_of(_fenced(event.reply.text)))
         elif isinstance(event, Judged):
             self._judged(event)
         elif isinstance(event, Confirmed):
@@ -124,8 +124,3 @@ def _best_parameters(parent: Attempt) -> dict[str, Scalar]:
     """What the tuner chose where it counts most: the heaviest workload, of those the longest."""
     tuned = [m for m in parent.evaluation.measurements if m.parameters]
     return dict(max(tuned, key=lambda m: (m.weight, m.time_us)).parameters) if tuned else {}
-
-
-def _fenced(text: str) -> str:
-    """The source inside a reply of ours, with the newline that ends a file."""
-    return text.split("```python\n", 1)[-1].rsplit("```", 1)[0]
