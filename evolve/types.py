@@ -102,7 +102,9 @@ class Measurement:
     def __post_init__(self) -> None:
         figures = (self.time_us, self.ratio, self.ratio_low, self.ratio_high)
         if not all(math.isfinite(f) and f > 0 for f in figures):
-            raise ValueError(f"measurement of {self.workload}: times and ratios must be finite and positive, got {figures}")
+            raise ValueError(
+                f"measurement of {self.workload}: times and ratios must be finite and positive, got {figures}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -76,7 +76,7 @@ class Binary:
     spills_bytes: int
     shared_bytes: int
     threads: int
-    instructions: Mapping[str, int]  # counts of telling opcodes: HGMMA, QGMMA, HMMA, LDGSTS, UTMALDG, UTMASTG, LDL, STL, ...
+    instructions: Mapping[str, int]  # counts of telling opcodes: HGMMA, HMMA, LDGSTS, UTMALDG, LDL, STL, ...
     log: str = ""
 
 

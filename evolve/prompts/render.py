@@ -124,6 +124,8 @@ def _fenced(source: str) -> str:
 
 
 def _outcome(evaluation: Evaluation) -> str:
+    if not evaluation.passed:
+        return evaluation.feedback
     called = "modelled time" if evaluation.modelled else "time"
     rows = [
         f"- {m.workload}: {called} {m.time_us:.4g} us, {m.ratio:.3f} x {m.baseline} "
