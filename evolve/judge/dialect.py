@@ -9,7 +9,6 @@ lowering to see, in its jail.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 
 from evolve.judge import allowed
 from evolve.judge.literals import (
@@ -19,36 +18,11 @@ from evolve.judge.literals import (
     brief,
     dotted,
     has_power,
-    hint_for,
     is_constexpr,
     is_literal,
     small_literal,
 )
-
-READS = {
-    True: "jit code uses to, dtype, shape, T, trans, reshape, permute, split, load, store and the reductions",
-    False: "host code uses shape, stride(), dtype, device, view, reshape, T, transpose, permute, numel and the like",
-}
-
-
-def bound_names(function: ast.FunctionDef) -> Iterator[tuple[ast.AST, str]]:
-    for node in ast.walk(function):
-        if isinstance(node, ast.arg):
-            yield node, node.arg
-        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            yield node, node.id
-
-
-def check_binding(node: ast.AST, name: str, names: Names, complaints: Complaints) -> None:
-    """No name that matters may mean something else in one place, and none may open a door of the interpreter's."""
-    if name.startswith("__"):
-        complaints.add(node, f"`{name}`: names that begin with two underscores are the interpreter's; choose another.")
-    elif not name.isascii():
-        complaints.add(node, f"the name {name!a} is not plain ASCII; write it with a-z, 0-9 and _.")
-    elif name in names.imports or name in names.kernels or name in names.helpers or name in ("TUNE", *allowed.MODULES):
-        complaints.add(node, f"`{name}` is bound again here; it names something at module level: choose another name.")
-    elif name in allowed.UNBINDABLE:
-        complaints.add(node, f"`{name}` is Python's or Triton's own and may not be rebound; choose another name.")
+from evolve.judge.scope import Scope
 
 
 class Body:
@@ -58,19 +32,15 @@ class Body:
         self.names = names
         self.jit = jit
         self.complaints = complaints
+        self.scope = Scope(function, names, complaints, jit=jit)
         self.calls: set[str] = set()
-        self.word = "jit code" if jit else "host code"
-        self.paths = allowed.JIT_PATHS if jit else allowed.HOST_PATHS
-        self.attributes = allowed.JIT_ATTRIBUTES if jit else allowed.HOST_ATTRIBUTES
-        self.locals: set[str] = set()
-        for node, name in bound_names(function):
-            check_binding(node, name, names, complaints)
-            self.locals.add(name)
         self.block(function.body)
 
     def refuse(self, node: ast.AST) -> None:
         kind = type(node).__name__
-        text = allowed.CONSTRUCTS.get(kind, f"{kind} does not belong in {self.word}; write it with plain statements.")
+        text = allowed.CONSTRUCTS.get(
+            kind, f"{kind} does not belong in {self.scope.word}; write it with plain statements."
+        )
         self.complaints.add(node, text)
 
     # --- Statements ---------------------------------------------------------------------------------------------------
@@ -195,7 +165,7 @@ class Body:
             case ast.Constant():
                 self.constant(node)
             case ast.Name():
-                self.name(node)
+                self.scope.name(node)
             case ast.Attribute():
                 self.attribute(node)
             case ast.Call():
@@ -242,75 +212,10 @@ class Body:
                 node, f"`**` with anything but a literal exponent up to {MAX_EXPONENT} over a plain base; write it out."
             )
 
-    def name(self, node: ast.Name) -> None:
-        name = node.id
-        if name in self.locals:
-            return
-        if name in self.names.constants:
-            if self.jit and not self.names.constants[name]:
-                self.complaints.add(
-                    node,
-                    f'the kernel reads global "{name}", which is not a tl.constexpr. Triton would refuse it at the '
-                    f"first launch. Write `{name} = tl.constexpr(...)` at module level, or pass it as a parameter.",
-                )
-            return
-        self.complaints.add(node, self.unknown(name))
-
-    def unknown(self, name: str) -> str:
-        if name in self.names.kernels:
-            use = f"call it as {name}(...)" if self.jit else f"launch it as {name}[grid](...)"
-            return f"`{name}` is a jit function and not a value; {use}."
-        if name in self.names.helpers:
-            if self.jit:
-                return f"`{name}` is a host function; a kernel calls functions decorated with @triton.jit."
-            return f"`{name}` is a function and not a value; call it."
-        if name in self.names.imports:
-            return f"bare `{name}`; name what you need of it, such as {name}.<function>."
-        if name in allowed.BUILTINS:
-            return f"`{name}` without a call; call it as {name}(...)."
-        if name in allowed.MODULES:
-            statement = next(s for s, bound in allowed.IMPORTS.items() if bound == name)
-            return f"`{name}` is not imported; add `{statement}`."
-        advice = allowed.NAME_HINTS.get(name, "use your own names, or " + ", ".join(sorted(allowed.BUILTINS)))
-        return f"`{name}` is not defined in this file and not on the list; {advice}."
-
     def attribute(self, node: ast.Attribute) -> None:
-        path = dotted(node)
-        if path and path[0] not in self.locals and (path[0] in self.names.imports or path[0] in allowed.MODULES):
-            self.listed(node, path)
-        elif path and path[0] not in self.locals and (path[0] in self.names.kernels or path[0] in self.names.helpers):
-            self.complaints.add(node, f"`{'.'.join(path)}`: a function has no attributes here; launch or call it.")
-        else:
-            if isinstance(node.value, ast.Constant | ast.JoinedStr):
-                self.complaints.add(node, f"`.{node.attr}` of a literal; write the value out.")
-            else:
-                self.expr(node.value)
-            self.member(node, node.attr)
-
-    def listed(self, node: ast.AST, path: tuple[str, ...]) -> None:
-        if path[0] not in self.names.imports:
-            self.complaints.add(node, self.unknown(path[0]))
-            return
-        name = ".".join(path)
-        if name in self.paths:
-            return
-        base, _, last = name.rpartition(".")
-        if base in self.paths and base.rpartition(".")[2] in allowed.DTYPES | allowed.TL_DTYPES:
-            self.member(node, last)
-            return
-        elsewhere = allowed.HOST_PATHS if self.jit else allowed.JIT_PATHS
-        if name in elsewhere:
-            place = "the host function" if self.jit else "a kernel"
-            self.complaints.add(node, f"`{name}` in {self.word}; it belongs in {place}.")
-        else:
-            self.complaints.add(node, f"`{name}` is not on the list; {hint_for(name)}.")
-
-    def member(self, node: ast.AST, attribute: str) -> None:
-        if attribute not in self.attributes:
-            hidden = "names that begin with an underscore are private; delete it"
-            fallback = hidden if attribute.startswith("_") else READS[self.jit]
-            advice = allowed.ATTRIBUTE_HINTS.get(attribute, fallback)
-            self.complaints.add(node, f"`.{attribute}` is not on the list; {advice}.")
+        if self.scope.attribute(node):
+            self.expr(node.value)
+            self.scope.member(node, node.attr)
 
     def dictionary(self, node: ast.Dict) -> None:
         for key in node.keys:
@@ -361,12 +266,12 @@ class Body:
     def call_name(self, function: ast.Name) -> None:
         name = function.id
         own = self.names.kernels if self.jit else self.names.helpers
-        if name in self.locals:
+        if name in self.scope.locals:
             self.complaints.add(function, f"a call of the local value `{name}`; call a function by its own name.")
         elif name in own:
             self.calls.add(name)
-        elif name not in allowed.BUILTINS and not (name in self.paths and name in self.names.imports):
-            self.complaints.add(function, self.unknown(name))
+        elif name not in allowed.BUILTINS and not (name in self.scope.paths and name in self.names.imports):
+            self.complaints.add(function, self.scope.unknown(name))
 
     def allocation(self, node: ast.Call, function: ast.Attribute) -> None:
         if self.jit or function.attr not in allowed.ALLOCATORS:
