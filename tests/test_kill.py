@@ -23,8 +23,9 @@ KILLS = 20
 def config(folder: Path) -> Path:
     (folder / "seed.py").write_text("# fake: score=1.0\n")
     rng = random.Random(5)
-    replies = [f"```python\n# fake: score={rng.uniform(0.5, 1.5):.3f} sleep=0.01\nx = {i}\n```" for i in range(STEPS - 20)]
-    replies += ["", "no code here", "```python\n# fake: verdict=INCORRECT\n```", "```python\n# fake: score=1.0\n```"] * 5
+    codes = [f"# fake: score={rng.uniform(0.5, 1.5):.3f} sleep=0.01\nx = {i}" for i in range(STEPS - 20)]
+    codes += ["# fake: verdict=INCORRECT", "# fake: score=1.0"] * 5
+    replies = [f"```python\n{code}\n```" for code in codes] + ["", "no code here"] * 5
     rng.shuffle(replies)
     text: dict[str, Any] = {
         "problem": str(HERE / "data/fake_problem.py"),
