@@ -19,7 +19,6 @@ import json
 import os
 import queue
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -28,33 +27,21 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import IO, Any
 
 from evolve.errors import MachineryError
-from evolve.judge import jailneeds
+from evolve.judge import jailend, jailneeds
+from evolve.judge.jailend import TAIL, Limits
 from evolve.judge.stages import Ruling
 from evolve.types import Json, Verdict
+
+__all__ = ["Jail", "Limits"]
 
 PROBE = "evolve.judge.jailed.probe:alive"
 PRELOAD = ("torch", "triton", "evolve.judge.jailed.preload")
 START_SECONDS = 120.0
 GRACE_SECONDS = 10.0  # what a healthy server needs at most to say that a child's time was up
-TAIL = 2000
-BLAMABLE = {v.value: v for v in (Verdict.REJECTED, Verdict.BUILD_ERROR, Verdict.RUNTIME_ERROR)}
-BOOT = "import sys; sys.path[:] = sys.argv[2:]; from evolve.judge.jailed.server import main; main()"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What one run may take."""
-
-    memory_bytes: int = 4 << 30  # added to the address space of the preloaded libraries
-    cpu_seconds: int = 60
-    wall_seconds: float = 60.0
-    file_bytes: int = 64 << 20
-    processes: int = 64  # threads count; processes are not allowed at all
-    reply_bytes: int = 64 << 20
 
 
 class _ServerDied(Exception):
@@ -179,7 +166,7 @@ class _Server:
         paths = jailneeds.import_paths(show)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", BOOT, str(theirs.fileno()), *paths],
+                [sys.executable, "-I", "-c", jailneeds.BOOT, str(theirs.fileno()), jailneeds.package(), *paths],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,
@@ -243,7 +230,7 @@ class _Server:
             raise _ServerDied(f"{error}. It said: {self._last_words()}") from error
         finally:
             _close([*theirs, reply, log])
-        return _rule(answer, said, ended, stage, limits)
+        return jailend.rule(answer, said, ended, stage, limits)
 
     def _listen(self, reply: int, log: int, limits: Limits) -> tuple[bytes, str, dict[str, Any]]:
         """Everything the child writes, as much of it as is allowed, and how it ended. The pipes are drained while it
@@ -294,49 +281,6 @@ class _Server:
                 pass
         self._control.close()
         self._said.close()
-
-
-def _rule(answer: bytes, said: str, ended: Mapping[str, Any], stage: str, limits: Limits) -> str:
-    """What the child's end means."""
-    if ended["why"] == "wall":
-        raise Ruling(Verdict.TIMEOUT, f"Not done after {limits.wall_seconds:g} s.{_tail(said)}", stage=stage)
-    if ended["why"] == "reply" or len(answer) > limits.reply_bytes:
-        feedback = f"The answer is longer than {limits.reply_bytes} bytes: make fewer or smaller kernels."
-        raise Ruling(Verdict.RUNTIME_ERROR, feedback, stage=stage)
-    if ended["exit"] == -signal.SIGKILL and ended["cpu"] >= limits.cpu_seconds:
-        raise Ruling(Verdict.TIMEOUT, f"Not done after {limits.cpu_seconds} s of CPU time.{_tail(said)}", stage=stage)
-    if ended["exit"] != 0:
-        raise Ruling(Verdict.RUNTIME_ERROR, f"{_death(ended['exit'], limits)}{_tail(said)}", stage=stage)
-    return _opened(answer, said, stage)
-
-
-def _death(code: int, limits: Limits) -> str:
-    if code >= 0:
-        return f"The process left with exit code {code} and no answer."
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    memory = f"; {limits.memory_bytes / 2**30:.3g} GiB of memory were allowed" if code == -signal.SIGKILL else ""
-    return f"The process was ended by {name}{memory}."
-
-
-def _opened(answer: bytes, said: str, stage: str) -> str:
-    """The answer's text without its envelope. Exit code 0 without the final record is a failure too."""
-    try:
-        record = json.loads(answer)
-        kind, content = next(iter(record.items()))
-    except (ValueError, StopIteration, AttributeError, RecursionError) as error:
-        feedback = f"The process ended without an answer.{_tail(said)}"
-        raise Ruling(Verdict.RUNTIME_ERROR, feedback, stage=stage) from error
-    if kind == "answer":
-        return json.dumps(content)
-    told = content if isinstance(content, dict) else {}
-    verdict = BLAMABLE.get(str(told.get("verdict")), Verdict.RUNTIME_ERROR)
-    evidence = {k: str(told.get(k, ""))[-3 * TAIL :] for k in ("type", "trace")} | {"said": said[-TAIL:]}
-    raise Ruling(verdict, str(told.get("text", ""))[-3 * TAIL :], stage=stage, evidence=evidence)
-
-
-def _tail(said: str) -> str:
-    said = said.strip()
-    return f" Its last words:\n{said[-TAIL:]}" if said else ""
 
 
 def _readable(control: socket.socket, deadline: float) -> bool:

@@ -17,6 +17,22 @@ from evolve.errors import MachineryError
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/sys/devices/system/cpu")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")  # the allow-list of the environment
 
+# The packages above `jailed` without their own __init__: those may import what the jail does not show.
+BOOT = """
+import sys, types
+for name, path in (("evolve", sys.argv[2]), ("evolve.judge", sys.argv[2] + "/judge")):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+sys.path[:] = sys.argv[3:]
+from evolve.judge.jailed.server import main
+main()
+"""
+
+
+def package() -> str:
+    """Where evolve itself is imported from."""
+    return str(Path(__file__).resolve().parent.parent)
+
 
 def import_paths(show: Sequence[str]) -> list[str]:
     """Our own import path, without what is not a folder: inside, only the shown ones among them exist."""
@@ -26,10 +42,8 @@ def import_paths(show: Sequence[str]) -> list[str]:
 def shown(paths: Sequence[str], show: Sequence[str]) -> list[str]:
     """Python, its libraries, and of evolve this package alone: problems, configurations and runs stay outside."""
     homes = [_home_of(name) for name in ("torch", "triton", "numpy")]
-    own = str(Path(importlib.util.find_spec("evolve").submodule_search_locations[0]))  # type: ignore[union-attr,index]
-    parts = [f"{own}/__init__.py", f"{own}/judge/__init__.py", f"{own}/judge/jailed"]
     standard = [p for p in paths if p.startswith((sys.base_prefix, sys.prefix))]
-    return [*SYSTEM, sys.prefix, sys.base_prefix, *standard, *homes, *parts, *map(str, show)]
+    return [*SYSTEM, sys.prefix, sys.base_prefix, *standard, *homes, f"{package()}/judge/jailed", *map(str, show)]
 
 
 def _home_of(package: str) -> str:

@@ -71,21 +71,33 @@ def reach(payload):
 
 
 def secrets(payload):
-    """Anything of an earlier payload left in the memory that was inherited?"""
-    needle = payload["half"].encode() + b"-" + payload["other"].encode()
-    hits = 0
-    with open("/proc/self/mem", "rb", buffering=0) as memory:
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            span, rights = line.split()[:2]
-            if "r" not in rights or "[v" in line:
-                continue
-            start, end = (int(x, 16) for x in span.split("-"))
-            try:
-                memory.seek(start)
-                hits += memory.read(min(end - start, 1 << 28)).count(needle)
-            except (OSError, OverflowError, ValueError):
-                continue
+    """Anything of an earlier payload left in the memory that was inherited? The two halves are never put together here,
+    or the search would find itself."""
+    half, other = payload["half"].encode(), payload["other"].encode()
+    hits, step = 0, 1 << 22
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights, _, _, inode, *name = line.split()
+        if "r" not in rights or inode != "0" or (name and name[0].startswith("[v")):
+            continue
+        start, end = (int(x, 16) for x in span.split("-"))
+        for at in range(start, end, step):
+            hits += count(ctypes.string_at(at, min(step, end - at)), half, other)
     return hits
+
+
+def count(chunk, half, other):
+    found, at = 0, chunk.find(half)
+    while at >= 0:
+        after = at + len(half) + 1
+        found += chunk[after - 1 : after] == b"-" and chunk[after : after + len(other)] == other
+        at = chunk.find(half, at + 1)
+    return found
+
+
+def own_secret(payload):
+    """The search itself works: it finds what is in this very process."""
+    kept = "-".join((payload["half"], payload["other"])).encode()
+    return secrets(payload) + 0 * len(kept)
 
 
 def hang(payload):
