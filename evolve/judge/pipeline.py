@@ -14,21 +14,17 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from evolve.judge.build import Builder
+from evolve.judge.confirm import KNOWN, roles, told
 from evolve.judge.gate import gate
 from evolve.judge.jail import Jail
 from evolve.judge.lower import lower
 from evolve.judge.plan import Plan
 from evolve.judge.screen import screen
 from evolve.judge.stages import Built, Gated, Point, Ruling, Screened, Target
+from evolve.judge.tune import Tune, first_point, untuned
 from evolve.judge.verdicts import duplicate_of
 from evolve.problem import Problem, Variant
-from evolve.types import Evaluation, Job, Json, Measurement, Role, Scalar, Verdict, Workload, digest_of
-
-# What a failed held-out workload tells the council: which one, and how it failed, would teach it the hidden sizes.
-HELD_OUT = (
-    "It fails on a workload that is not shown. "
-    "Make it right for every size, layout and alignment it can be called with."
-)
+from evolve.types import Evaluation, Job, Json, Measurement, Role, Scalar, Verdict, digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +97,17 @@ class Pipeline:
     environment: Mapping[str, Json] = field(default_factory=dict)  # versions and protections, part of the evidence
     # Whose kernels are built. Without a GPU nothing runs the check workloads' machine code, and each odd size is a
     # specialisation of its own, so they wait for the confirmation.
-    builds: tuple[Role, ...] = ("check", "time")
+    builds: tuple[Role, ...] = KNOWN
+    tune: Tune = untuned
 
     def evaluate(self, job: Job) -> Evaluation:
         record = Record()
         try:
             return self._judge(job, record)
         except Ruling as ruling:
-            hidden = job.mode == "confirm" and ruling.stage in ("check", "time")
             return Evaluation(
                 verdict=ruling.verdict,
-                feedback=HELD_OUT if hidden else ruling.feedback,
+                feedback=told(ruling, job),
                 stage=ruling.stage,
                 errors=ruling.errors or record.errors,
                 evidence={**record.evidence, **ruling.evidence, "ruling": ruling.feedback},
@@ -130,6 +126,8 @@ class Pipeline:
             checked = self.device.check(ready)
         record.errors = checked.errors
         record.evidence["check"] = checked.evidence
+        with record.stage("tune"):
+            ready = self.tune(ready)
         with record.stage("time"):
             timed = self.device.time(ready)
         record.evidence["time"] = timed.evidence
@@ -153,7 +151,8 @@ class Pipeline:
         with record.stage("screen"):
             screened = screen(job.candidate.source, entry=self.problem.entry)
             self._dedupe(f"ast:{screened.digest}", "screen", job, record)
-        points = [Point(workload=w, parameters=screened.defaults) for w in self._workloads(job)]
+        workloads = [w for role in roles(job) for w in self.problem.of_role(role, self.variant)]
+        points = [Point(workload=w, parameters=first_point(screened, w)) for w in workloads]
         with record.stage("lower"):
             raw, again = (  # twice, in different orders: a host function that remembers gives itself away
                 lower(self.jail, screened, self.problem, points, self.target, shuffle_seed=_shuffle(job) + turn)
@@ -176,10 +175,6 @@ class Pipeline:
             built=built,
             parameters={p.workload.name: p.parameters for p in points},
         )
-
-    def _workloads(self, job: Job) -> tuple[Workload, ...]:
-        roles: tuple[Role, ...] = ("check", "time", "held_out") if job.mode == "confirm" else ("check", "time")
-        return tuple(w for role in roles for w in self.problem.of_role(role, self.variant))
 
     def _to_build(self, gated: Gated, job: Job) -> tuple[Plan, ...]:
         if job.mode == "confirm":
