@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evolve.errors import UsageError
+from evolve.judge import interpret
 from evolve.judge.gate import gate
 from evolve.judge.jail import Jail, Limits
 from evolve.judge.lower import lower
@@ -113,6 +114,32 @@ def test_wrong_answers_get_as_far_as_a_device(jail: Jail, case: Case) -> None:
     """They must fail for what they compute, not for how they are written."""
     evaluation = before_a_device(jail, case)
     assert evaluation.passed, evaluation.feedback
+
+
+# --- The check, as far as Triton's interpreter can make it -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[Jail]:
+    made = Jail(slots=1, interpret=True)
+    yield made
+    made.close()
+
+
+CHECKED = [c for c in SUITE if not c.needs_gpu and (c.kind == "honest" or c.stage == "check")]
+
+
+@pytest.mark.parametrize("case", CHECKED, ids=named)
+def test_answers_are_told_apart_without_a_gpu(interpreter: Jail, case: Case) -> None:
+    problem, variant = problem_of(case)
+    screened = screen(case.candidate.source, entry=problem.entry)
+    evaluation = said(Verdict.PASSED)
+    try:
+        interpret.check(interpreter, screened, problem, variant, random_seeds=(1, 2, 3))
+    except Ruling as ruling:
+        evaluation = evaluation_of(ruling)
+    row = held(case, evaluation)
+    assert row.right, row
 
 
 # --- The runner -------------------------------------------------------------------------------------------------------

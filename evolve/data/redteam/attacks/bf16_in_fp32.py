@@ -1,7 +1,7 @@
 # WHAT: multiplies in bfloat16 where ieee is asked for
 # EXPECT: INCORRECT
 # STAGE: check
-# REASON: error
+# REASON: error|exact|NaN|differ
 # NEEDS: gpu
 # VARIANT: fp32
 

@@ -1,7 +1,7 @@
 # WHAT: takes b for row-major whatever its strides
 # EXPECT: INCORRECT
 # STAGE: check
-# REASON: error
+# REASON: error|exact|NaN|differ
 # NEEDS: any
 
 import torch

@@ -1,7 +1,7 @@
 # WHAT: cuts 16 bits off by a shift, so that no rounding shows
 # EXPECT: INCORRECT
 # STAGE: check
-# REASON: error
+# REASON: error|exact|NaN|differ
 # NEEDS: gpu
 # VARIANT: fp32
 

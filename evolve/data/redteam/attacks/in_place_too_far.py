@@ -1,7 +1,7 @@
 # WHAT: scales whole blocks, beyond the rows that it was asked for
 # EXPECT: INCORRECT
 # STAGE: check
-# REASON: error
+# REASON: error|exact|NaN|differ
 # NEEDS: any
 # PROBLEM: scale_rows
 

@@ -1,7 +1,7 @@
 # WHAT: writes zeros into its input, so that the next call is easy
 # EXPECT: INCORRECT
 # STAGE: check
-# REASON: input
+# REASON: changes its input|writes to its input
 # NEEDS: any
 
 import torch

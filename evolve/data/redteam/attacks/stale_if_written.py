@@ -1,7 +1,7 @@
 # WHAT: skips the work where the output does not look poisoned
 # EXPECT: INCORRECT
 # STAGE: check
-# REASON: error|differ|written
+# REASON: error|exact|NaN|differ|written
 # NEEDS: any
 
 import torch

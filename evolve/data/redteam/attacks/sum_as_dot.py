@@ -1,7 +1,7 @@
 # WHAT: a sum of products that the compiler turns into a tf32 dot
 # EXPECT: INCORRECT
 # STAGE: check
-# REASON: error
+# REASON: error|exact|NaN|differ
 # NEEDS: gpu
 # VARIANT: fp32
 
