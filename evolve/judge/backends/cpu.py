@@ -7,10 +7,13 @@ from every measured one, and its baseline is the seed at its defaults under the 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
+from evolve.errors import MachineryError
 from evolve.judge import interpret
 from evolve.judge.backends import Opened, Settings, prompt_facts, timed_names
 from evolve.judge.build import Builder
@@ -109,6 +112,8 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
     target = find(settings.target)
     jail = Jail(slots=settings.width)
     interpreting = Jail(slots=settings.width, interpret=True)
+    # Its imports take seconds: they pass while the other jail starts and the seed is built.
+    threading.Thread(target=_warm, args=(interpreting,), daemon=True).start()
     builder = Builder(
         cache=settings.cache / "build", target=target, workers=settings.width, timeout=min(60.0, settings.timeout)
     )
@@ -162,6 +167,12 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
         environment=environment,
         facts=(*prompt_facts(target, versions, "data sheet"), NO_GPU),
     )
+
+
+def _warm(jail: Jail) -> None:
+    """What goes wrong here goes wrong again where somebody waits for it."""
+    with suppress(MachineryError):
+        _ = jail.protections
 
 
 def _modelled(pipeline: Pipeline, device: CpuDevice, seed: str | None) -> Mapping[str, float]:
