@@ -89,13 +89,22 @@ def doctor(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Look at what this run needs, too.", metavar="FILE")
     ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Calibrate: errors, A/A spread, clocks, ceilings.")] = False,
 ) -> None:
     """Versions, GPU, tools, keys, protections: what is there, and what to do about what is not."""
     from rich.console import Console
 
     from evolve.terminal import doctor as view
 
-    raise typer.Exit(view.show(view.examine(config), Console()))
+    console = Console()
+    status = view.show(view.examine(config), console)
+    if gpu:
+        from evolve import judging
+        from evolve.terminal import calibration
+
+        for number, (variant, found) in enumerate(judging.calibrations()):
+            calibration.show(variant, found, console, first=number == 0)
+    raise typer.Exit(status)
 
 
 @app.command(rich_help_panel=JUDGE)

@@ -110,3 +110,14 @@ def redteam(names: tuple[str, ...], backend: str) -> Iterator[suite.Row]:
             return made.backend.evaluate
 
         yield from suite.run(cases, opened, has_gpu=name == "gpu")
+
+
+def calibrations(backend: str = "gpu") -> Iterator[tuple[str, Mapping[str, Json]]]:
+    """What this GPU is and does, by variant of the matrix product: `evolve doctor --gpu`."""
+    path = str(wiring.shipped("evaluators/matmul.py"))
+    problem = wiring.problem(RunConfig(problem=path, source=path))
+    for variant in problem.variants:
+        config = RunConfig(problem=path, variant=variant.name, backend=backend, source=path)
+        opened = wiring.open_backend(config, problem, None)
+        opened.backend.close()
+        yield variant.name, opened.calibration
