@@ -135,6 +135,9 @@ class Jail:
         if server is None or not server.alive():
             self._drop(slot)
             server = self._servers[slot] = _Server(limits=self.limits, **self._settings)  # type: ignore[arg-type]
+            if self._closed:  # while it was starting
+                self._drop(slot)
+                raise MachineryError("The jail is closed; make a new one.")
         return server
 
     def _drop(self, slot: int) -> None:
@@ -216,7 +219,7 @@ class _Server:
 
     def run(self, task: str, payload: bytes, stage: str, limits: Limits) -> str:
         paper = os.memfd_create("payload")
-        os.write(paper, b"") if not payload else _write_all(paper, payload)
+        _write_all(paper, payload)
         os.lseek(paper, 0, os.SEEK_SET)
         reply, reply_end = os.pipe()
         log, log_end = os.pipe()
