@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from evolve.errors import MachineryError
-from evolve.judge.gpu.driver import Function, aligned, encode
+from evolve.judge.gpu.driver import Cuda, Function, aligned, encode
 from evolve.judge.gpu.launch import Program, pointer_of
 from evolve.judge.gpu.memory import Memory
 from evolve.judge.plan import Descriptor, Launch, Plan, Root, View
@@ -237,6 +237,59 @@ def test_tensor_maps_go_innermost_first_and_strides_in_bytes():
     }
     assert ctypes.addressof(room) % 64 == 0
     assert ctypes.sizeof(room) == 128
+
+
+class FakeLibrary:
+    """Where libcuda would be: keeps the structures it is handed, byte for byte."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def __getattr__(self, name):
+        def function(*arguments):
+            self.seen[name] = arguments
+            return 0
+
+        return function
+
+
+def test_the_launch_structure_has_the_drivers_layout(monkeypatch):
+    library = FakeLibrary()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    cuda = Cuda(0)
+    metadata = {"num_warps": 8, "num_ctas": 2, "shared": 1000}
+    function = Function(handle=5, name="k", metadata=metadata, parameters=None)
+    cuda.launch(function, (3, 2, 1), (ctypes.c_void_p * 1)(), 99)
+    config = ctypes.string_at(ctypes.addressof(library.seen["cuLaunchKernelEx"][0]._obj), 52)
+    assert struct.unpack_from("<7I", config) == (6, 2, 1, 256, 1, 1, 1000)
+    stream, attributes = struct.unpack_from("<QQ", config, 32)
+    assert stream == 99
+    assert struct.unpack_from("<I", config, 48) == (2,)
+    cluster, policy = (ctypes.string_at(attributes + 72 * i, 72) for i in (0, 1))
+    assert struct.unpack_from("<I4x3I", cluster) == (4, 2, 1, 1)
+    assert struct.unpack_from("<I4xI", policy) == (5, 1)
+
+
+def test_the_memory_structures_have_the_drivers_layout(monkeypatch):
+    library = FakeLibrary()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    cuda = Cuda(3)
+    cuda.map(1 << 21, 1 << 21)
+    properties = ctypes.string_at(ctypes.addressof(library.seen["cuMemCreate"][2]._obj), 32)
+    assert struct.unpack("<4iQ8x", properties) == (1, 0, 1, 3, 0)
+    access = ctypes.string_at(ctypes.addressof(library.seen["cuMemSetAccess"][2]._obj), 12)
+    assert struct.unpack("<3i", access) == (1, 3, 3)
+
+
+def test_addresses_are_never_given_twice(monkeypatch):
+    cuda = Cuda.__new__(Cuda)
+    cuda._next = cuda._end = 0
+    reserved = []
+    monkeypatch.setattr(cuda, "_reserve", lambda n: reserved.append(n) or (len(reserved) << 45), raising=False)
+    given = [cuda.place(1 << 30, 4096) for _ in range(600)]
+    assert given == sorted(set(given))
+    assert all(b - a >= (1 << 30) + 4096 for a, b in pairwise(given))
+    assert 1 < len(reserved) < 10
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

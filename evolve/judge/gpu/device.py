@@ -126,7 +126,7 @@ class GpuDevice:
 
     def time(self, ready: Ready) -> Timed:
         """Also for a candidate whose check was elsewhere: it then gets a process of its own now."""
-        session = self._session(ready)
+        session, rival = self._session(ready), self._rival(ready)
         try:
             with self._leased(ready, "time"):
                 foreigners = self.gpu.foreigners(self.pool.pids())
@@ -135,7 +135,7 @@ class GpuDevice:
                     ready.gated.lowered,
                     ready.built,
                     self._planned(ready, ("time", "held_out")),
-                    rival=self._rival(ready),
+                    rival=rival,
                     parameters=ready.parameters,
                     configurations=max(2, self._configurations),
                     secret=self._seed(ready),

@@ -59,7 +59,7 @@ class CudaEngine:
         properties = torch.cuda.get_device_properties(0)
         self.l2_bytes = int(properties.L2_cache_size)
         self._gpu = Gpu(gpu)
-        self._side = torch.cuda.Stream()
+        self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def stream(self) -> int:
         return int(torch.cuda.current_stream().cuda_stream)
