@@ -36,6 +36,7 @@ from evolve.judge.stages import Target
 from evolve.judge.targets import calibrated
 from evolve.judge.time import Rival, Timer
 from evolve.judge.traits import traits
+from evolve.judge.witnesses import profile, sanitize
 from evolve.problem import Problem, Variant
 from evolve.types import Attempt, Job, Json, Workload
 
@@ -78,9 +79,11 @@ class GpuDevice:
         secret: bytes | None = None,
         configurations: int = 0,
         lease_seconds: float | None = None,
+        witnesses: bool = False,
     ) -> None:
         """`target` is the data sheet's; measured ceilings come from `calibration`. `configurations` is how many were
-        timed in this run before it was resumed; `lease_seconds` is how long to wait for the GPU."""
+        timed in this run before it was resumed; `lease_seconds` is how long to wait for the GPU. `witnesses` lets
+        sanitizer and profiler look at what is confirmed, at the cost of some tens of seconds each time."""
         self.problem, self.variant, self.target = problem, variant, target
         self.calibration = dict(calibration)
         self.measured = calibrated(target, calibration_of.ceilings_for_target(calibration))
@@ -88,7 +91,7 @@ class GpuDevice:
         self.gpu = Gpu(visible(gpu))
         self.seconds: OrderedDict[str, float] = OrderedDict()  # under the lease, by candidate id
         self._restore, self._secret = restore, secret or secrets.token_bytes(32)
-        self._configurations, self._wait = configurations, lease_seconds
+        self._configurations, self._wait, self._witnesses = configurations, lease_seconds, witnesses
         self._baselines = calibration_of.baselines(calibration)
         self._spreads = calibration_of.aa_spreads(calibration)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
@@ -142,7 +145,7 @@ class GpuDevice:
                     foreigners=foreigners,
                 )
                 self._configurations += 1
-                control = self._control(session)
+                control = {**self._control(session), **self._witnessed(ready)}
         finally:
             self._end(ready)
         self._remember(ready)
@@ -221,6 +224,18 @@ class GpuDevice:
         )
         self._spreads[workload.name] = max(self._spreads.get(workload.name, 0.0), found["spread"])
         return {"control": {workload.name: found}}
+
+    def _witnessed(self, ready: Ready) -> dict[str, Json]:
+        """At confirm, on the smallest workload that is checked and the heaviest that is timed."""
+        if not self._witnesses or ready.job.mode != "confirm":
+            return {}
+        small = min(self._planned(ready, ("check", "time")), key=self.problem.bytes_moved)
+        heavy = max(self._planned(ready, ("time",)), key=lambda w: w.weight)
+        subject = (ready.gated.lowered, ready.built)
+        return {
+            **sanitize(self.problem, small, *subject, gpu=self.gpu.name),
+            **profile(self.problem, heavy, *subject, gpu=self.gpu.name),
+        }
 
     # --- processes and the lease ---
 
