@@ -6,9 +6,11 @@ Exit status: 0 fine; 1 the run or the candidate failed; 2 the caller's mistake o
 
 from __future__ import annotations
 
+import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +20,6 @@ from evolve.errors import EvolveError, UsageError
 app = typer.Typer(
     name="evolve",
     help="Finds faster Triton kernels by itself. A candidate is named as FILE or as RUN:ID everywhere.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -76,12 +77,11 @@ def show(
     spend: Annotated[bool, typer.Option("--spend", help="Money, tokens and time, by member and stage.")] = False,
 ) -> None:
     """Look at a run or at a candidate."""
-    from rich.console import Console
-
     from evolve.terminal import show as view
+    from evolve.terminal.console import Out
 
     order = view.Order(target=target, top=top, lineage=lineage, diff=diff, log=log, spend=spend)
-    view.show(order, Console())
+    view.show(order, Out())
 
 
 @app.command(rich_help_panel=LOOK)
@@ -92,11 +92,10 @@ def doctor(
     gpu: Annotated[bool, typer.Option("--gpu", help="Calibrate: errors, A/A spread, clocks, ceilings.")] = False,
 ) -> None:
     """Versions, GPU, tools, keys, protections: what is there, and what to do about what is not."""
-    from rich.console import Console
-
     from evolve.terminal import doctor as view
+    from evolve.terminal.console import Out
 
-    console = Console()
+    console = Out()
     status = view.show(view.examine(config), console)
     if gpu:
         from evolve import judging
@@ -146,12 +145,11 @@ def check(
     backend: Backend = "auto",
 ) -> None:
     """Is a problem fit for use: reference, baselines, wrong answers that must fail, and its seed."""
-    from rich.console import Console
-
     from evolve import checking
     from evolve.terminal import fitness
+    from evolve.terminal.console import Out
 
-    fit = fitness.show(problem, checking.check(problem, variant=variant, backend=backend), Console())
+    fit = fitness.show(problem, checking.check(problem, variant=variant, backend=backend), Out())
     raise typer.Exit(0 if fit else 1)
 
 
@@ -160,6 +158,8 @@ MAY_BE_EMPTY = ("--resume", "--diff")
 
 
 def completed(arguments: list[str]) -> list[str]:
+    if not arguments:
+        return ["--help"]
     following = [*arguments[1:], "-"]
     return [
         f"{word}=" if word in MAY_BE_EMPTY and after.startswith("-") else word
@@ -167,13 +167,25 @@ def completed(arguments: list[str]) -> list[str]:
     ]
 
 
+# The parser's own errors; it exports no name for what they have in common.
+Misuse: Any = typer.BadParameter.__mro__[1]
+
+
 def main() -> None:
     """The console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end a run in order
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # None if it was closed from the start
+            stream.reconfigure(errors="replace")  # `×` in ASCII is a question mark, and not the end of us
     try:
-        app(completed(sys.argv[1:]), prog_name="evolve")
+        status = app(completed(sys.argv[1:]), prog_name="evolve", standalone_mode=False)
+    except Misuse as error:
+        print(f"evolve: {error.format_message().rstrip('.')}. See `evolve --help`.", file=sys.stderr)
+        status = 2
     except EvolveError as error:
         print(f"evolve: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        status = 2
+    raise SystemExit(status)
 
 
 @app.callback(invoke_without_command=True)

@@ -64,6 +64,8 @@ def _wanted(order: Order) -> tuple[Candidate, RunConfig, Mapping[str, Json] | No
         source = Path(order.target).read_bytes().decode("utf-8", "surrogateescape")
         config = _with(RunConfig(problem=order.problem, source=order.target), order)
         return Candidate(step=0, source=source, member="you", kind="seed"), config, None
+    if order.target.endswith(".py") and ":" not in order.target:
+        raise UsageError(f"{order.target}: no such file; a candidate is named as FILE or as RUN:ID.")
     place = named(order.target, RUNS)
     with closing(Journal.open(place.folder)) as journal:
         attempt = journal.attempt(journal.resolve(place.selector or "best"))
@@ -92,7 +94,7 @@ def _narrowed(problem: Problem, workload: str | None) -> Problem:
 def plain_seed(config: RunConfig, problem: Problem) -> str | None:
     usual = Path(problem.path).parent.parent / "seeds" / f"{problem.name}.py"
     places = [*map(Path, config.seeds), usual]
-    return next((place.read_text(encoding="utf-8") for place in places if place.is_file()), None)
+    return next((place.read_bytes().decode("utf-8", "surrogateescape") for place in places if place.is_file()), None)
 
 
 def redteam(names: tuple[str, ...], backend: str) -> Iterator[suite.Row]:

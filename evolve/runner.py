@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
+import shlex
 import signal
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +24,23 @@ from rich.console import Console
 import evolve
 from evolve import wiring
 from evolve.config import RunConfig, dump, load_config
-from evolve.errors import JournalError, MachineryError, SeedError
+from evolve.council import Council
+from evolve.errors import ConfigError, JournalError, MachineryError, MemberUnavailable, SeedError, UsageError
 from evolve.journal import Journal
 from evolve.loop import Search, seeds_of
 from evolve.problem import Problem
-from evolve.runs import find_run, latest_run, named, new_run_folder
-from evolve.seams import Pending
-from evolve.sentences import figure
+from evolve.runs import find_run, is_run, latest_run, list_runs, named, new_run_folder
+from evolve.terminal.console import Out
+from evolve.terminal.doctor import member_findings
 from evolve.terminal.live import Board, LiveView
+from evolve.terminal.summary import summary
 from evolve.types import Attempt, Candidate, Confirmed, Draw, Evaluation, Event, Executor, Job, Judged, Noted, Verdict
 
 RUNS = Path("runs")
 INTERRUPTED = "interrupted"
-# What a score means hangs on these; a resumed run keeps them.
-FIXED = ("problem", "variant", "workloads", "backend", "target", "random_seed", "strategy", "database")
+# What a score means hangs on these; a resumed run keeps them. Of the problem it is the text that counts.
+FIXED = ("variant", "workloads", "backend", "target", "random_seed", "strategy", "database")
+NAME = re.compile(r"[A-Za-z0-9_][\w.+@-]{0,99}", re.ASCII)  # no way out of runs/, and no colon, for RUN:ID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,69 +54,153 @@ class Order:
     earlier: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What a run works with from its first moment to its last."""
+
+    config: RunConfig
+    problem: Problem
+    council: Council
+    console: Console
+
+
 def run(order: Order) -> int:
     """Search; 0 if the run ended by itself with a best, 1 without one, 130 when interrupted."""
-    console = Console()
+    console = Out()
     config = load_config(order.config, order.overrides)
-    for warning in config.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
+    for warning in (*config.warnings, *_unavailable(config)):
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     problem = wiring.problem(config)
-    if order.resume:
-        return _resume(order, config, problem, console)
+    wiring.variant(config, problem)
+    # The council before the judge, for a mistake in it is cheaper to find.
+    wanted = _Run(config=config, problem=problem, council=wiring.council(config, problem), console=console)
+    return _resume(order, wanted) if order.resume else _begin(_new_folder(order, config), wanted)
+
+
+def _unavailable(config: RunConfig) -> list[str]:
+    """A sentence for each member that cannot be asked; if there is no other, the run cannot be."""
+    seats = replace(config, council=tuple(m for m in config.council if m.weight > 0))
+    absent = [f for f in member_findings(seats, os.environ) if f.state == "fail"]
+    told = [f'member "{f.name}" cannot be asked: {f.found}. {f.todo}' for f in absent]
+    if told and len(told) == len(seats.council):
+        raise ConfigError("\n".join([f"{config.source}: nobody in the council can be asked.", *told]))
+    return told
+
+
+def _new_folder(order: Order, config: RunConfig) -> Path:
+    """Where the run shall lie. Nothing is made yet, but what would stop us after the seed is judged is said before."""
+    if order.name is not None and not NAME.fullmatch(order.name):
+        raise UsageError(
+            f"--name {order.name!r}: expected letters, digits and . _ + @ -, not beginning with a dot or a dash; "
+            f"the run becomes {RUNS}/NAME."
+        )
     folder = RUNS / order.name if order.name else new_run_folder(RUNS, config.name)
-    if folder.exists():
-        raise JournalError(f"{folder}: exists already; go on with it by --resume, or choose another --name.")
-    return _begin(folder, config, problem, console)
+    if folder.exists() or folder.is_symlink():
+        raise JournalError(
+            f"{folder}: exists already; go on with it by --resume {folder.name}, or choose another --name."
+        )
+    place = next(p for p in (folder.parent, *folder.absolute().parents) if p.exists() or p.is_symlink())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise JournalError(f"{folder}: {place} is no folder that can be written; runs are kept in {RUNS}/ of this one.")
+    return folder
 
 
-def _begin(folder: Path, config: RunConfig, problem: Problem, console: Console) -> int:
+def _begin(folder: Path, wanted: _Run) -> int:
+    config, problem, console = wanted.config, wanted.problem, wanted.console
     seeds = [_seed_source(text) for text in config.seeds]
     secret = secrets.token_hex(16)
-    with console.status("starting the judge"):
-        bench = wiring.open_bench(config, problem, seeds[0] if seeds else None)
-    with closing(bench.executor):
-        with console.status("judging the seed"):
-            planted = asyncio.run(_judge_seeds(config, seeds, bench.executor, secret))
-        environment = {**bench.environment, "secret": secret, "calibration": bench.calibration}
-        meta = wiring.meta(config, problem, bench, evolve.__version__)
-        with closing(Journal.create(folder, config_text=dump(config), environment=environment, meta=meta)) as journal:
-            events: list[Event] = [Noted(what="started", text=f"{folder.name} began on {bench.device}."), *planted]
-            journal.append_all(events)
-            return _search(journal, config, problem, bench, secret, console)
+    try:
+        with _doing(console, "Starting the judge"):
+            bench = wiring.open_bench(config, problem, seeds[0] if seeds else None)
+        with closing(bench.executor):
+            with _doing(console, "Judging the seed"):
+                planted = asyncio.run(_judge_seeds(config, seeds, bench.executor, secret))
+            environment = {**bench.environment, "secret": secret, "calibration": bench.calibration}
+            meta = wiring.meta(config, problem, bench, evolve.__version__)
+            journal = Journal.create(folder, config_text=dump(config), environment=environment, meta=meta)
+            with closing(journal):
+                journal.append_all([Noted(what="started", text=f"{folder.name} began on {bench.device}."), *planted])
+                return _search(journal, wanted, bench, secret)
+    except KeyboardInterrupt:
+        return _interrupted_early(folder, config)
 
 
-def _resume(order: Order, config: RunConfig, problem: Problem, console: Console) -> int:
+def _resume(order: Order, wanted: _Run) -> int:
+    config, problem = wanted.config, wanted.problem
     folder = find_run(order.earlier, RUNS) if order.earlier else latest_run(RUNS, config.name)
     if folder is None:
-        raise JournalError(f"{RUNS}/: no run of {config.name} to resume; leave out --resume to begin one.")
+        others = ", ".join(p.name for p in list_runs(RUNS)[-5:])
+        hint = f"; {RUNS}/ holds {others}: name one, --resume RUN" if others else ""
+        raise JournalError(f"{RUNS}/: no {config.name}-NNN to resume{hint}, or leave out --resume to begin one.")
     with closing(Journal.open(folder, write=True)) as journal:
         _same(config, problem, folder, journal)
-        environment: Mapping[str, Any] = journal.environment
-        with console.status("starting the judge"):
-            bench = wiring.open_bench(config, problem, None, calibration=environment["calibration"])
-        with closing(bench.executor):
-            if bench.ranking_key != journal.meta["ranking_key"]:
-                raise JournalError(
-                    f"{folder}: was judged as {journal.meta['ranking_key']}, here it would be {bench.ranking_key}: "
-                    f"scores would not compare. Begin another run from its best: --set 'seeds=[{folder.name}:best]'."
-                )
-            journal.append(Noted(what="resumed", text=f"{folder.name} was resumed on {bench.device}."))
-            return _search(journal, config, problem, bench, environment["secret"], console)
+        secret, calibration = _kept(journal)
+        try:
+            with _doing(wanted.console, "Starting the judge"):
+                bench = wiring.open_bench(config, problem, None, calibration=calibration)
+            with closing(bench.executor):
+                if bench.ranking_key != journal.meta["ranking_key"]:
+                    raise JournalError(
+                        f"{folder}: was judged as {journal.meta['ranking_key']}, here it would be {bench.ranking_key}: "
+                        f"scores would not compare. {_afresh(folder)}"
+                    )
+                journal.append(Noted(what="resumed", text=f"{folder.name} was resumed on {bench.device}."))
+                return _search(journal, wanted, bench, secret)
+        except KeyboardInterrupt:
+            return _interrupted_early(folder, config)
+
+
+def _interrupted_early(folder: Path, config: RunConfig) -> int:
+    """Before the first step of a session, or after its last: nothing is in flight then."""
+    what = f"{_go_on(config, folder)} goes on" if is_run(folder) else "nothing was written"
+    print(f"evolve: interrupted; {what}.", file=sys.stderr)
+    return 130
+
+
+def _go_on(config: RunConfig, folder: Path) -> str:
+    return shlex.join(["evolve", "run", "--config", config.source, "--resume", folder.name])
+
+
+def _afresh(folder: Path) -> str:
+    return f"Begin another run from its best: --set 'seeds=[{folder.name}:best]'."
+
+
+@contextmanager
+def _doing(console: Console, what: str) -> Iterator[None]:
+    """For what takes seconds and says nothing by itself."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        with console.status(what):
+            yield
+    else:
+        console.print(f"{what}.", highlight=False)
+        yield
+
+
+def _kept(journal: Journal) -> tuple[str, Mapping[str, Any]]:
+    """The run's secret, and the calibration under which its scores compare."""
+    try:
+        environment = journal.environment
+        return str(environment["secret"]), environment["calibration"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise JournalError(
+            f"{journal.folder}: its environment.json is missing or damaged ({type(error).__name__}: {error}), and "
+            f"without its calibration scores would not compare. {_afresh(journal.folder)}"
+        ) from error
 
 
 def _same(config: RunConfig, problem: Problem, folder: Path, journal: Journal) -> None:
-    before = load_config(folder / "config.yaml")
+    before = load_config(folder / "config.yaml", check_files=False)
     for key in FIXED:
         old, new = getattr(before, key), getattr(config, key)
         if old != new:
             raise JournalError(
                 f"{folder}: began with {key} = {_short(old)}, and {config.source} now says {_short(new)}; scores would "
-                f"not compare. Put it back, or begin another run with --set 'seeds=[{folder.name}:best]'."
+                f"not compare. Put it back. {_afresh(folder).replace('Begin', 'Or begin')}"
             )
     if problem.digest != journal.meta["problem_digest"]:
         raise JournalError(
-            f"{folder}: {config.problem} has changed since the run began; scores would not compare. "
-            f"Begin another run with --set 'seeds=[{folder.name}:best]'."
+            f"{folder}: {config.problem} is not, or no longer, the problem that the run began with; scores would not "
+            f"compare. {_afresh(folder)}"
         )
 
 
@@ -122,7 +212,10 @@ def _short(value: object) -> str:
 def _seed_source(text: str) -> str:
     """A file, or `RUN:ID`: a warm start."""
     if Path(text).is_file():
-        return Path(text).read_text(encoding="utf-8")
+        try:
+            return Path(text).read_bytes().decode("utf-8", "surrogateescape")  # the judge says what is wrong with it
+        except OSError as error:
+            raise SeedError(f"{text}: cannot be read: {error.strerror}; `seeds` names Python files.") from error
     place = named(text, RUNS)
     with closing(Journal.open(place.folder)) as journal:
         return journal.attempt(journal.resolve(place.selector or "best")).candidate.source
@@ -146,20 +239,21 @@ async def _judge_seeds(config: RunConfig, seeds: list[str], executor: Executor, 
     return judged
 
 
-def _search(
-    journal: Journal, config: RunConfig, problem: Problem, bench: wiring.Bench, secret: str, console: Console
-) -> int:
-    parts = wiring.parts(config, problem, bench, journal)
+def _search(journal: Journal, wanted: _Run, bench: wiring.Bench, secret: str) -> int:
+    config = wanted.config
+    parts = wiring.parts(config, wanted.problem, bench, journal, wanted.council)
     board = Board(
-        name=journal.folder.name, steps=config.budget.steps, best=lambda: parts.population.best, left=parts.budget.left
+        name=journal.folder.name,
+        best=lambda: parts.population.best,
+        members=lambda: parts.council.standings.of,
+        budget=parts.budget,
     )
-    view = LiveView(board, console)
+    view = LiveView(board, wanted.console)
     for logged in journal.events(evidence=False):
         parts.budget.observe(logged.event, logged.at)  # wall time is that of the sessions on record
         for observer in (parts.population, parts.council, view):
             observer.observe(logged.event)
     parts.council.warnings()  # said when they came up
-    last = journal.last_step()
     search = Search(
         journal=journal,
         population=parts.population,
@@ -169,53 +263,81 @@ def _search(
         render=parts.render,
         read=parts.read,
         secret=secret,
-        next_step=0 if last is None else last + 1,
+        next_step=journal.last_step() + 1,
         replies=config.concurrency.replies,
         in_flight=config.concurrency.steps or config.concurrency.replies + bench.width,
         watch=(view, _BestFile(journal, parts.population)),
     )
-    with view:
-        why = _until_done(search, journal, journal.pending())
-    return _summary(journal, parts.population.best, why, console)
+    why = _until_done(search, journal, view, config)
+    interrupted, best = why == INTERRUPTED, parts.population.best
+    summary(wanted.console, journal, best, why, go_on=_go_on(config, journal.folder) if interrupted else None)
+    return 130 if interrupted else 0 if best else 1
 
 
-def _until_done(search: Search, journal: Journal, pending: list[Pending]) -> str:
+def _until_done(search: Search, journal: Journal, view: LiveView, config: RunConfig) -> str:
+    interrupts = _Interrupts(search=search, journal=journal, view=view)
+    view.reader_left = interrupts.obey
+
     async def supervised() -> str:
-        with _interruptible(search, journal):
-            return await search.run(pending)
+        with interrupts.obeyed():
+            drawing = asyncio.create_task(view.keep_fresh())
+            try:
+                return await search.run(journal.pending())
+            finally:
+                drawing.cancel()
 
     try:
-        why = asyncio.run(supervised())
-    except MachineryError as error:
-        raise MachineryError(
-            f"{error}\nNothing is lost: `evolve run --resume` goes on with {journal.folder}."
-        ) from error
+        with view:
+            why = asyncio.run(supervised())
+    except (MachineryError, MemberUnavailable) as error:
+        raise type(error)(f"{error}\nNothing is lost: `{_go_on(config, journal.folder)}` goes on.") from error
+    why = INTERRUPTED if interrupts.count else why
     journal.append(
         Noted(what=INTERRUPTED if why == INTERRUPTED else "finished", text=f"{journal.folder.name} ended: {why}.")
     )
     return why
 
 
-@contextmanager
-def _interruptible(search: Search, journal: Journal) -> Iterator[None]:
-    """The first signal ends the run in order, the second at once: every child dies with this process."""
+@dataclass(kw_only=True)
+class _Interrupts:
+    """The first one ends the run in order, the second at once: every child dies with this process."""
 
-    def obey() -> None:
-        if search.stopping == INTERRUPTED:
+    search: Search
+    journal: Journal
+    view: LiveView
+    count: int = 0
+
+    @contextmanager
+    def obeyed(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.obey)
+        yield
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+    def obey(self) -> None:
+        self.count += 1
+        if self.count > 1:
+            self.view.stop()
+            print("evolve: stopped at once; what was in flight is judged or asked again by --resume.", file=sys.stderr)
+            sys.stderr.flush()
             os._exit(130)
-        dropped = search.stop(INTERRUPTED)
-        names = ", ".join(map(str, dropped)) or "none"
-        text = f"Interrupted: what is being judged comes to its end; dropped before their reply: {names}."
-        journal.append(noted := Noted(what="stopping", text=text, data={"dropped": dropped}))
-        for observer in search.watch:
-            observer.observe(noted)
+        dropped = self.search.stop(INTERRUPTED)
+        judged = sorted(self.view.board.flying - set(dropped))
+        text = (
+            f"Interrupted: what is being judged comes to its end (steps: {_listed(judged)}); dropped before their "
+            f"reply, and asked again by --resume: {_listed(dropped)}. A second interrupt stops at once."
+        )
+        noted = Noted(what="stopping", text=text, data={"dropped": dropped, "finishing": judged})
+        with suppress(MachineryError):  # the search comes upon a full disk by itself
+            self.journal.append(noted)
+        self.view.observe(noted)
+        self.view.stopping()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, obey)
-    yield
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.remove_signal_handler(number)
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps)) or "none"
 
 
 @dataclass
@@ -235,31 +357,6 @@ class _BestFile:
             self.written = best.id
 
 
-def _summary(journal: Journal, best: Attempt | None, why: str, console: Console) -> int:
-    folder = journal.folder
-    console.print(f"\n{folder.name} ended: {why}.", markup=False)
-    if best is None:
-        console.print("No candidate passed the judge; `evolve show` says why.", markup=False)
-    else:
-        console.print(f"Best: {best.id} by {best.candidate.member}, score {figure(best.evaluation)}.", markup=False)
-        for m in best.evaluation.measurements:
-            called = " modelled" if m.modelled else ""
-            console.print(
-                f"  {m.workload:<16} {m.time_us:10.4g} µs{called}   {m.ratio:.3f} × {m.baseline}", markup=False
-            )
-        console.print(f"Source: {folder / 'best.py'}", markup=False)
-    console.print("Try next:", markup=False)
-    for command, what in (
-        (f"evolve show {folder} --lineage", "how it came to be"),
-        (f"evolve show {folder}:best --diff", "what its last step changed"),
-        (f"evolve show {folder} --log", "every hypothesis and its outcome"),
-    ):
-        console.print(f"  {command:<52} {what}", markup=False, soft_wrap=True)
-    if why == INTERRUPTED:
-        return 130
-    return 0 if best else 1
-
-
 def dry_run(order: Order) -> int:
     """Everything that can be said without judging or asking anyone."""
     from evolve.terminal.dry_run import show
@@ -267,10 +364,17 @@ def dry_run(order: Order) -> int:
     config = load_config(order.config, order.overrides)
     problem = wiring.problem(config)
     draw = Draw(step=1, island=0, parent=_unjudged(_seed_source(config.seeds[0])) if config.seeds else None)
-    kinds = config.prompt.kinds if draw.parent else {"draft": 1.0}
-    kind = max(kinds, key=lambda k: kinds[k])
-    show(config, prompt=wiring.renderer(config, problem, ())(draw, kind), console=Console())
+    show(config, prompt=wiring.renderer(config, problem, ())(draw, _first_kind(config, draw)), console=Out())
     return 0
+
+
+def _first_kind(config: RunConfig, draw: Draw) -> str:
+    """What is asked for most often of those members that read a prompt."""
+    if draw.parent is None:
+        return "draft"
+    readers = [m for m in config.council if m.member != "rules"]
+    kinds = (readers[0].kinds or config.prompt.kinds) if readers else {"rule": 1.0}
+    return max(kinds, key=lambda kind: kinds[kind])
 
 
 def _unjudged(source: str) -> Attempt:

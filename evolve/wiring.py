@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -27,7 +29,21 @@ from evolve.problem import Problem, Variant, load_problem, with_workloads
 from evolve.prompts import Briefing, Renderer, read
 from evolve.types import Asked, Candidate, Draw, Executor, Json, Prompt, Reply
 
-CACHE = Path.home() / ".cache" / "evolve"
+
+@cache
+def cache_folder() -> Path:
+    """`~/.cache/evolve`; where that cannot be written, as in many a container, a folder that lives as long as we do."""
+    try:
+        folder = Path.home() / ".cache" / "evolve"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError):  # the second: nobody knows where this user is at home
+        _passing.append(made := tempfile.TemporaryDirectory(prefix="evolve-"))
+        return Path(made.name)
+
+
+_passing: list[tempfile.TemporaryDirectory[str]] = []  # removed at the interpreter's end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +108,7 @@ def open_backend(
         variant=variant(config, problem),
         backend=config.backend,
         target=config.target,
-        cache=CACHE,
+        cache=cache_folder(),
         width=width(config),
         timeout=config.evaluator.timeout,
     )
@@ -140,10 +156,10 @@ def meta(config: RunConfig, problem: Problem, bench: Bench, own_version: str) ->
     }
 
 
-def parts(config: RunConfig, problem: Problem, bench: Bench, journal: Journal) -> Parts:
+def parts(config: RunConfig, problem: Problem, bench: Bench, journal: Journal, council: Council) -> Parts:
     return Parts(
         population=population(config, problem, bench, journal),
-        council=council(config, problem),
+        council=council,
         budget=budget(config),
         render=renderer(config, problem, bench.facts),
         read=read,
