@@ -31,7 +31,7 @@ def candidate_page(journal: Journal, console: Console, candidate_id: str) -> Non
     feedback(console, attempt.evaluation)
     if attempt.evaluation.passed:
         _title(console, "Workloads")
-        console.print(measurements(attempt.evaluation, parent))
+        workloads(console, attempt.evaluation, parent)
         first_figure(console, turn)
     traits(console, attempt.evaluation, parent)
     checks(console, attempt.evaluation)
@@ -101,7 +101,15 @@ def feedback(console: Console, evaluation: Evaluation) -> None:
             console.print(words.text(f"  {line}"), soft_wrap=True)
 
 
-def measurements(evaluation: Evaluation, parent: Evaluation | None) -> Table:
+def workloads(console: Console, evaluation: Evaluation, parent: Evaluation | None = None) -> None:
+    """What was timed; parameters that are the same everywhere are said once, and leave the table its room."""
+    chosen = {words.parameters(m.parameters) for m in evaluation.measurements}
+    console.print(measurements(evaluation, parent, parameters=len(chosen) > 1))
+    if len(chosen) == 1 and (same := chosen.pop()):
+        console.print(words.text(("  at ", "dim"), same), soft_wrap=True)
+
+
+def measurements(evaluation: Evaluation, parent: Evaluation | None, *, parameters: bool = True) -> Table:
     """A line a workload; against the parent where both were timed under the same key."""
     before: dict[str, Measurement] = {}
     if parent is not None and parent.ranking_key == evaluation.ranking_key:
@@ -117,7 +125,7 @@ def measurements(evaluation: Evaluation, parent: Evaluation | None) -> Table:
         *([] if modelled else ["interval"]),
         *(["baseline"] if len(baselines) > 1 else []),
     ]
-    columns += [*(["× parent"] if before else []), "parameters"]
+    columns += [*(["× parent"] if before else []), "parameters" if parameters else ""]
     made = words.table(*columns, right=(time, ratio, "× parent"), wrap=True)
     cells: list[Sequence[Text | str]] = []
     for m in evaluation.measurements:
@@ -130,7 +138,7 @@ def measurements(evaluation: Evaluation, parent: Evaluation | None) -> Table:
         cell += [] if modelled else [words.interval(m.ratio_low, m.ratio_high)]
         cell += [words.line(m.baseline)] if len(baselines) > 1 else []
         cell += [f"{old.time_us / m.time_us:.3f}" if old else ""] if before else []
-        cells.append([*cell, words.parameters(m.parameters)])
+        cells.append([*cell, words.parameters(m.parameters) if parameters else ""])
     return words.fill(made, cells)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from evolve.sentences import figure
-from evolve.terminal.words import colour
+from evolve.terminal import words
+from evolve.terminal.candidate_page import workloads
+from evolve.terminal.console import Out
 from evolve.types import Candidate, Evaluation
 
 
@@ -39,35 +39,24 @@ def as_object(candidate: Candidate, evaluation: Evaluation, device: str) -> dict
 
 
 def show(candidate: Candidate, evaluation: Evaluation, device: str, *, as_json: bool) -> None:
+    console = Out()
     if as_json:
-        print(json.dumps(as_object(candidate, evaluation, device), default=str))
+        console.out(json.dumps(as_object(candidate, evaluation, device), default=str), highlight=False)
         return
-    console = Console()
-    verdict = Text(str(evaluation.verdict), style=f"bold {colour(evaluation.verdict)}")
+    verdict = Text(str(evaluation.verdict), style=f"bold {words.colour(evaluation.verdict)}")
     console.print(Text("verdict  ").append(verdict).append(f"  in {evaluation.stage}" if not evaluation.passed else ""))
-    console.print(Text(f"on       {device}"))
+    console.print(Text(f"on       {words.line(device)}"), soft_wrap=True)
     if evaluation.passed:
         console.print(Text(f"score    {figure(evaluation)}"))
-        console.print(_measured(evaluation))
+        workloads(console, evaluation)
     if evaluation.errors:
         worst = max(evaluation.errors, key=lambda name: evaluation.errors[name])
-        console.print(Text(f"errors   worst is {evaluation.errors[worst]:.2f} of its bound, on {worst}"))
+        told = f"errors   worst is {evaluation.errors[worst]:.2f} of its bound, on {words.line(worst)}"
+        console.print(Text(told), soft_wrap=True)
     if evaluation.feedback:
-        console.print(Text(f"\n{evaluation.feedback}"), soft_wrap=True)
+        console.print(Text(f"\n{words.clean(evaluation.feedback)}"), soft_wrap=True)
     stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in evaluation.seconds.items())
-    console.print(Text(f"\nseconds  {stages}", style="dim"))
-
-
-def _measured(evaluation: Evaluation) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    called = "modelled time" if evaluation.modelled else "time"
-    for title in ("workload", called, "ratio", "interval", "baseline", "parameters"):
-        table.add_column(title, justify="right" if title in (called, "ratio") else "left")
-    for m in evaluation.measurements:
-        interval = "" if m.modelled else f"[{m.ratio_low:.3f}, {m.ratio_high:.3f}]"
-        parameters = " ".join(f"{k}={v}" for k, v in m.parameters.items())
-        table.add_row(m.workload, f"{m.time_us:.4g} µs", f"{m.ratio:.3f}", interval, m.baseline, Text(parameters))
-    return table
+    console.print(Text(f"\nseconds  {stages}", style="dim"), soft_wrap=True)
 
 
 class Case(Protocol):
@@ -94,14 +83,14 @@ class Row(Protocol):
 
 def redteam(rows: Iterable[Row], *, as_json: bool) -> bool:
     """A line a case as it comes, then the count. True if every case that ran was ruled on rightly."""
-    console, seen = Console(), list[Row]()
+    console, seen = Out(), list[Row]()
     for row in rows:
         seen.append(row)
         if not as_json:
             console.print(_line(row), soft_wrap=True)
     wrong = [row for row in seen if row.right is False]
     if as_json:
-        print(json.dumps([_as_object(row) for row in seen]))
+        console.out(json.dumps([_as_object(row) for row in seen]), highlight=False)
     else:
         skipped = sum(row.right is None for row in seen)
         right = len(seen) - skipped - len(wrong)

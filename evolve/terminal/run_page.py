@@ -12,7 +12,7 @@ from evolve.journal import Journal
 from evolve.journal_schema import Row
 from evolve.sentences import sentence
 from evolve.terminal import words
-from evolve.terminal.candidate_page import measurements
+from evolve.terminal.candidate_page import workloads
 from evolve.types import Judged
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def best(journal: Journal, console: Console) -> None:
             console.print(
                 words.text(("  waits for confirmation: ", "yellow"), f"{other.candidate_id} at {words.score_of(other)}")
             )
-    console.print(measurements(attempt.evaluation, None))
+    workloads(console, attempt.evaluation)
 
 
 def _climb(journal: Journal, console: Console, row: Row) -> None:
