@@ -55,8 +55,8 @@ def seed_of(secret: bytes, *parts: str) -> int:
     return int.from_bytes(hashlib.sha256(b"\0".join([secret, *(p.encode() for p in parts)])).digest()[:6], "big")
 
 
-def candidate_seconds(baseline: Baseline | None) -> float:
-    return CANDIDATE_SECONDS + (BASELINES * baseline.us / 1e6 if baseline else 0.0)
+def candidate_seconds(baseline: Baseline | None, runs: int = 1) -> float:
+    return CANDIDATE_SECONDS + (runs * BASELINES * baseline.us / 1e6 if baseline else 0.0)
 
 
 def families_of(workload: Workload, families: Sequence[str], rng: random.Random) -> list[str]:

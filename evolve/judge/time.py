@@ -164,7 +164,7 @@ class Timer:
             "calls": baseline.calls,
             "random_seed": seed_of(secret, STAGE, workload.name),
             "warm_us": WARM_US,
-            "limits": {"candidate": candidate_seconds(baseline) * baseline.calls * 8, "other": OTHER_SECONDS},
+            "limits": {"candidate": candidate_seconds(baseline, 8 * baseline.calls), "other": OTHER_SECONDS},
         }
 
     def _sample(self, workload: Workload, order: Mapping[str, Any], configurations: int, worker: Asked) -> Timed:

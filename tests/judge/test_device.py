@@ -143,7 +143,15 @@ def test_a_check_without_a_time_leaks_no_process_for_ever(device, tmp_path, monk
     for step in range(100, 103):
         device.check(ready(device, "honest", tmp_path, step=step))
     assert len(device._sessions) == 1
-    assert len(device.pool.pids()) <= 3 + 1, "server, session, standby, and one that is just dying"
+    alive = [p for p in device.pool.pids() if _runs(p)]
+    assert len(alive) <= 3 + 1, "server, session, standby, and one that is just dying"
+
+
+def _runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_the_ranking_key_names_what_matters(device):

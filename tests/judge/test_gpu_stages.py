@@ -316,6 +316,40 @@ def test_what_is_timed_must_be_computed(pool, problem, variant, calibration, tmp
     assert "while it was timed" in caught.value.feedback
 
 
+@pytest.mark.parametrize("workload", ["square", "wide"])
+def test_nothing_is_skipped_in_any_mode(pool, problem, variant, calibration, tmp_path, workload):
+    """`hot` replays once to warm up: what that left must be of no use either."""
+    only = [problem.workload(workload, variant)]
+    timer = Timer(problem=problem, variant=variant, target=TARGET, baselines=baselines(calibration), aa_spread={})
+    with pytest.raises(Ruling) as caught:
+        timer(
+            Session(pool, baselines={}),
+            gpu_fakes.lowered_for(only, "skips_when_done", tmp_path),
+            gpu_fakes.built_for("skips_when_done", tmp_path),
+            only,
+            rival=None,
+            parameters={},
+            configurations=2,
+            secret=b"",
+        )
+    assert caught.value.verdict is Verdict.INCORRECT
+
+
+def test_memory_that_does_not_come_back_is_machinery(pool, problem, variant, calibration, tmp_path, monkeypatch):
+    monkeypatch.setattr("evolve.judge.gpu.worker.free_bytes", lambda engine: 1 << 20)
+    monkeypatch.setattr("evolve.judge.gpu.session.MEMORY_SECONDS", 0.0)
+    workloads = problem.of_role("check", variant)
+    stage = Check(problem=problem, variant=variant, baselines={})
+    with pytest.raises(MachineryError, match="only 1 MiB"):
+        stage(
+            Session(pool, baselines={}, least_free_bytes=1 << 30),
+            gpu_fakes.lowered_for(workloads, "leaves_its_buffer", tmp_path),
+            gpu_fakes.built_for("leaves_its_buffer", tmp_path),
+            workloads,
+            secret=b"",
+        )
+
+
 def test_honesty_now_and_then_is_found_more_often_than_not(pool, problem, variant, calibration, tmp_path):
     """A cheat that counts its launches and is honest at every second one, so also at the last of each block."""
     caught = 0

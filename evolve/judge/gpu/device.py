@@ -93,6 +93,8 @@ class GpuDevice:
         self._restore, self._secret = restore, secret or secrets.token_bytes(32)
         self._configurations, self._wait, self._witnesses = configurations, lease_seconds, witnesses
         self._baselines = calibration_of.baselines(calibration)
+        # Half of what was free at calibration: standby and finished processes hold some, a stuck one holds a lot.
+        self._least_free = int(calibration["gpu"].get("free_bytes") or 0) // 2
         self._spreads = calibration_of.aa_spreads(calibration)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._passed: OrderedDict[str, Rival] = OrderedDict()
@@ -245,7 +247,8 @@ class GpuDevice:
         with self._books:
             session = self._sessions.get(key)
         if session is None:
-            session = Session(self.pool, baselines={n: b.name for n, b in self._baselines.items()})
+            names = {n: b.name for n, b in self._baselines.items()}
+            session = Session(self.pool, baselines=names, least_free_bytes=self._least_free)
             _ = session.worker
             with self._books:
                 self._sessions[key] = session

@@ -136,6 +136,7 @@ class Server:
         self._channel = Channel(ours)
         self._lock = threading.Lock()
         self.workers: set[Worker] = set()
+        self.forked: set[int] = set()  # all of them: one that was dropped may stay on the GPU's list for a moment
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "evolve.judge.gpu.server", str(theirs.fileno()), entry, *preload],
@@ -172,6 +173,7 @@ class Server:
             pid = int(self._channel.receive(seconds=10.0)["pid"])
         worker = Worker(self, pid, Channel(ours))
         self.workers.add(worker)
+        self.forked.add(pid)
         return worker
 
     def close(self) -> None:
@@ -256,10 +258,7 @@ class Pool:
         """Every process of ours that may be on the GPU."""
         if self._server is None:
             return set()
-        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children")
-        with contextlib.suppress(OSError):
-            return {self._server.pid, *map(int, children.read_text(encoding="ascii").split())}
-        return {self._server.pid}
+        return {self._server.pid, *self._server.forked}
 
     def close(self) -> None:
         """May be called twice. Nothing of ours is left afterwards."""

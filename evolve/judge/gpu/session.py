@@ -7,6 +7,7 @@ again while the probe passed is it to blame.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from evolve.judge.stages import Ruling
 from evolve.types import Verdict, Workload
 
 PROBE_SECONDS = 60.0
+MEMORY_TRIES, MEMORY_SECONDS = 10, 0.5
 T = TypeVar("T")
 
 
@@ -82,7 +84,7 @@ class Session:
         probe = self._pool.take()
         order = {"op": "probe", "workload": workload_to(workload), "baseline": self._baselines.get(workload.name)}
         try:
-            found: dict[str, Any] = probe.ask(order, seconds=PROBE_SECONDS)
+            found: dict[str, Any] = self._asked(probe, order)
         except (WorkerFault, WireError) as error:
             raise MachineryError(
                 f"after a fault on {workload.name} the GPU does not answer a trusted kernel either: {error}. "
@@ -93,6 +95,19 @@ class Session:
         if not found.get("healthy"):
             raise MachineryError("after a fault the GPU gives a wrong answer to a known product; stop using it.")
         return found
+
+    def _asked(self, probe: Asked, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Memory of a process that was killed comes back a moment later; if it does not, something is stuck."""
+        found = probe.ask(order, seconds=PROBE_SECONDS)
+        for _ in range(MEMORY_TRIES):
+            if (found.get("free_bytes") or self._least) >= self._least:
+                return found
+            time.sleep(MEMORY_SECONDS)
+            found = probe.ask({"op": "probe"}, seconds=PROBE_SECONDS)
+        raise MachineryError(
+            f"after a fault only {found['free_bytes'] >> 20} MiB of GPU memory are free, at least {self._least >> 20} "
+            f"were before: a process of the candidate's is stuck. Look at `nvidia-smi`."
+        )
 
     def _blame(self, fault: WorkerFault, probed: Mapping[str, Any], stage: str, workload: Workload) -> Ruling:
         verdict = Verdict.TIMEOUT if fault.kind == "hung" else Verdict.RUNTIME_ERROR

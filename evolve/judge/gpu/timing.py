@@ -110,16 +110,24 @@ class Timing:
 
     # --- sampling ---
 
-    def _before(self, number: int) -> None:
+    def _before(self, number: int, side: str, *, watch: bool) -> None:
         """What happens ahead of sample `number` of a block, outside its stamps."""
-        self._stir(number)
-        self._put_back()
-        for buffer in self._scratch:
-            buffer.body.fill_(self._rng.randrange(256))  # what an earlier call left there is of no use
+        self._renew(number)
+        if self.workload.mode == "hot":  # one replay to warm the L2, then new contents once more: not even it helps
+            self._replays[side]()
+            self._renew(number + len(self.order))
+        if watch:
+            self._seen = [fingerprint(s) for s in self.sets]
         if self._flush is not None:
             self._flush()
         for tensor in self._warm:
             tensor.sum()
+
+    def _renew(self, number: int) -> None:
+        self._stir(number)
+        self._put_back()
+        for buffer in self._scratch:
+            buffer.body.fill_(self._rng.randrange(256))  # what an earlier call left there is of no use
 
     def _put_back(self) -> None:
         for tensor, kept in self._restore:
@@ -134,16 +142,11 @@ class Timing:
         return [self.engine.between_us(a, b) / self.calls for a, b in marks], slowed
 
     def _begin(self) -> None:
-        self._stir.prepare(len(self.order))
+        self._stir.prepare(2 * len(self.order))
         self._cushion()
 
     def _sample(self, number: int, side: str, *, watch: bool = False) -> tuple[Mark, Mark]:
-        self._before(number)
-        if watch:
-            self._seen = [fingerprint(s) for s in self.sets]
-        if self.workload.mode == "hot":
-            self._replays[side]()
-            self._put_back()
+        self._before(number, side, watch=watch)
         first = self.engine.mark()
         self._replays[side]()
         return first, self.engine.mark()
