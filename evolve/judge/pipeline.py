@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 from evolve.judge.build import Builder
@@ -20,7 +21,7 @@ from evolve.judge.jail import Jail
 from evolve.judge.lower import lower
 from evolve.judge.plan import Plan
 from evolve.judge.screen import screen
-from evolve.judge.stages import Built, Gated, Point, Ruling, Screened, Target
+from evolve.judge.stages import Binary, Built, Gated, Point, Ruling, Screened, Target
 from evolve.judge.tune import Tune, first_point, untuned
 from evolve.judge.verdicts import duplicate_of
 from evolve.problem import Problem, Variant
@@ -166,7 +167,7 @@ class Pipeline:
         with record.stage("build"):
             plans = self._to_build(gated, job)
             built = self.builder.build(replace(gated.lowered, plans=plans))
-            record.evidence["build"] = _build_evidence(built, self.builder)
+            record.evidence["build"] = _build_evidence(built, self.builder, assembly=job.mode == "confirm")
             self._dedupe(f"sass:{built.digest(plans)}:{digest_of(repr(screened.tune))}", "build", job, record)
         return Ready(
             job=job,
@@ -199,9 +200,11 @@ class Pipeline:
             part.close()
 
 
-def _build_evidence(built: Built, builder: Builder) -> Json:
-    kernels = {
-        binary.key: {
+def _build_evidence(built: Built, builder: Builder, *, assembly: bool) -> Json:
+    """Of a would-be best the compiler's own words are kept too: what it became, for whoever asks in a year."""
+    kernels = {}
+    for binary in built.binaries.values():
+        kernels[binary.key] = {
             "kernel": binary.name,
             "sass": binary.sass,
             "registers": binary.registers,
@@ -210,9 +213,14 @@ def _build_evidence(built: Built, builder: Builder) -> Json:
             "instructions": dict(binary.instructions),
             "log": binary.log[-2000:],
         }
-        for binary in built.binaries.values()
-    }
+        if assembly:
+            kernels[binary.key] |= {kind: _assembly(binary, kind) for kind in ("ttgir", "ptx")}
     return {"kernels": kernels, "notes": list(builder.notes)}
+
+
+def _assembly(binary: Binary, kind: str) -> str | None:
+    file = Path(binary.path) / f"kernel.{kind}"
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
 
 def _shuffle(job: Job) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Opened:
     calibration: Mapping[str, Json] = field(default_factory=dict)
     environment: Mapping[str, Json] = field(default_factory=dict)
     facts: tuple[str, ...] = ()  # for prompts: the chip and the versions, a sentence each
+    warnings: tuple[str, ...] = ()  # what a person should know before trusting a number from here
 
 
 def open_backend(settings: Settings, *, seed: str | None, calibration: Mapping[str, Json] | None = None) -> Opened:
@@ -66,6 +67,26 @@ def open_backend(settings: Settings, *, seed: str | None, calibration: Mapping[s
 def timed_names(settings: Settings) -> list[str]:
     """A score is a mean over these, so another list is another score, and part of its ranking key."""
     return [f"{w.name}:{w.weight:g}" for w in settings.problem.of_role("time", settings.variant)]
+
+
+# Pairs that this judge was run with. Another may work: TTIR's words and the launcher's ways change between versions.
+TRIED = (("2.11", "3.6"), ("2.13", "3.7"))
+
+
+def version_warnings(versions: Mapping[str, str]) -> tuple[str, ...]:
+    pair = tuple(".".join(versions[name].split("+")[0].split(".")[:2]) for name in ("torch", "triton"))
+    if pair in TRIED:
+        return ()
+    tried = " and ".join(f"{torch} with {triton}" for torch, triton in TRIED)
+    return (
+        f"torch {versions['torch']} with triton {versions['triton']} was never tried with this judge; {tried} were.",
+    )
+
+
+def jail_warnings(protections: Sequence[str], reason: str) -> tuple[str, ...]:
+    if "unjailed" not in protections:
+        return ()
+    return (f"candidates run unjailed here ({reason}); `evolve doctor` says what to do. Judge only what you trust.",)
 
 
 def prompt_facts(target: Target, versions: Mapping[str, str], whence: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from evolve.errors import MachineryError
 from evolve.judge import interpret
-from evolve.judge.backends import Opened, Settings, prompt_facts, timed_names
+from evolve.judge.backends import Opened, Settings, jail_warnings, prompt_facts, timed_names, version_warnings
 from evolve.judge.build import Builder
 from evolve.judge.feedback import speed_feedback
 from evolve.judge.jail import Jail
@@ -166,6 +166,7 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
         calibration=baselines,
         environment=environment,
         facts=(*prompt_facts(target, versions, "data sheet"), NO_GPU),
+        warnings=(*version_warnings(versions), *jail_warnings(jail.protections, jail.reason)),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from evolve.errors import MachineryError
-from evolve.judge.backends import Opened, Settings, prompt_facts, timed_names
+from evolve.judge.backends import Opened, Settings, jail_warnings, prompt_facts, timed_names, version_warnings
 from evolve.judge.build import Builder
 from evolve.judge.calibrate import calibrate, ceilings_for_target
 from evolve.judge.gpu.device import GpuDevice, open_pool
@@ -111,4 +111,9 @@ def _opened(settings: Settings, target: Target, pool: Pool, calibration: Mapping
         calibration=calibration,
         environment=environment,
         facts=prompt_facts(measured, versions, "measured by calibration where it could be"),
+        warnings=(
+            *version_warnings(versions),
+            *jail_warnings(jail.protections, jail.reason),
+            *(f"also on this GPU: {name}; nothing is promoted while it is" for name in calibration["foreigners"]),
+        ),
     )
