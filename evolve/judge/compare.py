@@ -77,6 +77,10 @@ def compare(
     match comparator:
         case Norm():
             exact = family in EXACT and _representable(ref, out.dtype)
+            if baseline_error is None and out.dtype.itemsize < 4:
+                # Where a few elements carry the norm, rounding them once at the store may cost up to half a unit, far
+                # above what it costs on average. The best kernel there is has that error.
+                baseline_error = norm_error(ref.to(out.dtype), ref)
             bound = accepted(comparator, baseline_error=baseline_error, family=family, dtype=out.dtype)
             return _equal(name, out, ref, family) if exact else _within_norm(name, bound, out, ref, family)
         case Exact():

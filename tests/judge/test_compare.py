@@ -253,3 +253,15 @@ def test_untouched_regions_stay_bit_identical():
     finding = untouched("kv", before, after, ref)
     assert not finding.ok
     assert "[5, 1]" in finding.sentence
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_answer_that_is_rounded_once_is_never_wrong(dtype: torch.dtype) -> None:
+    """A few outliers that carry the norm round to nearly half a unit each; found as an honest kernel called wrong."""
+    bounds = {torch.float16: Norm(strict=3.5e-4, at_most=8e-4), torch.bfloat16: Norm(strict=2.5e-3, at_most=5e-3)}
+    half_unit = torch.finfo(dtype).eps / 2
+    ref = torch.randn(64, 80, dtype=torch.float64)
+    ref[::16, ::16] = 4096 * (1 + half_unit * 0.98)
+    found = compare("c", bounds[dtype], ref.to(dtype), ref, family="planted")
+    assert found.ok, found.sentence
+    assert not compare("c", bounds[dtype], (ref * (1 + 4 * half_unit)).to(dtype), ref, family="planted").ok
