@@ -99,9 +99,8 @@ def _new_folder(order: Order, config: RunConfig) -> Path:
         raise JournalError(
             f"{folder}: exists already; go on with it by --resume {folder.name}, or choose another --name."
         )
-    place = next(p for p in (folder.parent, *folder.absolute().parents) if p.exists() or p.is_symlink())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise JournalError(f"{folder}: {place} is no folder that can be written; runs are kept in {RUNS}/ of this one.")
+    if not wiring.writable(folder.parent):
+        raise JournalError(f"{folder}: {RUNS}/ of this folder cannot be written, or is none; runs are kept there.")
     return folder
 
 

@@ -10,6 +10,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -30,17 +31,21 @@ from evolve.prompts import Briefing, Renderer, read
 from evolve.types import Asked, Candidate, Draw, Executor, Json, Prompt, Reply
 
 
+def writable(folder: Path) -> bool:
+    """Whether it is, or could be made. Nothing is."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists() or p.is_symlink())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
 @cache
 def cache_folder() -> Path:
     """`~/.cache/evolve`; where that cannot be written, as in many a container, a folder that lives as long as we do."""
-    try:
+    with suppress(RuntimeError):  # nobody knows where this user is at home
         folder = Path.home() / ".cache" / "evolve"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        if writable(folder):
             return folder
-    except (OSError, RuntimeError):  # the second: nobody knows where this user is at home
-        _passing.append(made := tempfile.TemporaryDirectory(prefix="evolve-"))
-        return Path(made.name)
+    _passing.append(made := tempfile.TemporaryDirectory(prefix="evolve-"))
+    return Path(made.name)
 
 
 _passing: list[tempfile.TemporaryDirectory[str]] = []  # removed at the interpreter's end
