@@ -43,7 +43,7 @@ class Bench:
         from evolve.judge.backends.gpu import open_gpu
 
         self.out = out
-        self.problem = load_problem(ROOT / "evaluators" / "matmul.py")
+        self.problem = load_problem(ROOT / "benchmarks" / "judge_problem.py")
         self.variant = self.problem.variant("bf16")
         CACHE.mkdir(parents=True, exist_ok=True)
         kept = out / "calibration.json"
@@ -116,7 +116,7 @@ def processes(out: Path, size: float) -> dict[str, Any]:
     """How long a worker takes to open, and where the time goes; how fast a standby is taken and dropped."""
     from evolve.judge.gpu.device import open_pool
 
-    problem = load_problem(ROOT / "evaluators" / "matmul.py")
+    problem = load_problem(ROOT / "benchmarks" / "judge_problem.py")
     began = time.perf_counter()
     pool = open_pool(problem, problem.variant("bf16"))
     try:

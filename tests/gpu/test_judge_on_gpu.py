@@ -26,7 +26,7 @@ from evolve.types import Candidate, Job, Verdict  # noqa: E402
 def opened(tmp_path_factory):
     from evolve.judge.backends.gpu import open_gpu
 
-    problem = load_problem(ROOT / "evaluators" / "matmul.py")
+    problem = load_problem(ROOT / "benchmarks" / "judge_problem.py")
     settings = Settings(
         problem=problem,
         variant=problem.variant("bf16"),
@@ -117,7 +117,7 @@ def stirred():
     from evolve.judge.gpu.place import Placed
     from evolve.judge.gpu.timing import Stir, fingerprint
 
-    problem = load_problem(ROOT / "evaluators" / "matmul.py")
+    problem = load_problem(ROOT / "benchmarks" / "judge_problem.py")
     workload = problem.workload("check_ragged", problem.variant("bf16"))
     engine = CudaEngine("0")
     memory = Memory("cuda", engine.pages, random.Random(1))
