@@ -1,8 +1,13 @@
 """c = a @ b, the way a good engineer writes it first: one program a tile of c, pointers, masks, a loop over K.
 
-Each program reads a row panel of a and a column panel of b and writes one tile:
-2·M·N·K/BLOCK_N + 2·M·N·K/BLOCK_M bytes are loaded in bf16 (most from L2), 2·M·N stored,
-against 2·(M·K + K·N + M·N) that must move through memory at least once.
+Memory traffic, in bf16; what must move at least once is 2·(M·K + K·N + M·N) bytes:
+    load a     2·M·N·K/BLOCK_N bytes: every tile of c reads its whole row panel of a, most of it from L2
+    load b     2·M·N·K/BLOCK_M bytes: and its whole column panel of b
+    acc        stays in registers
+    store c    2·M·N bytes, once
+
+Sums are float32, for int8 int32. float32 operands are multiplied as they are ("ieee"); where the contract allows tf32,
+PRECISION="tf32" is the first thing to try. It is not in TUNE: under the ieee contract it would win and be wrong.
 """
 
 import torch
@@ -36,7 +41,9 @@ def matmul_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
+    ACC: tl.constexpr = tl.int32 if c_ptr.dtype.element_ty == tl.int32 else tl.float32
     pid = tl.program_id(0)
     tiles_n = tl.cdiv(N, BLOCK_N)
     pid_m = pid // tiles_n
@@ -46,21 +53,26 @@ def matmul_kernel(
     ks = tl.arange(0, BLOCK_K)
     a_ptrs = a_ptr + rows[:, None] * stride_am + ks[None, :] * stride_ak
     b_ptrs = b_ptr + ks[:, None] * stride_bk + cols[None, :] * stride_bn
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=ACC)
     for k in range(0, K, BLOCK_K):
         a = tl.load(a_ptrs, mask=(rows[:, None] < M) & (ks[None, :] < K - k), other=0.0)
         b = tl.load(b_ptrs, mask=(ks[:, None] < K - k) & (cols[None, :] < N), other=0.0)
-        acc = tl.dot(a, b, acc)
+        acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)
         a_ptrs += BLOCK_K * stride_ak
         b_ptrs += BLOCK_K * stride_bk
     c_ptrs = c_ptr + rows[:, None] * stride_cm + cols[None, :] * stride_cn
     tl.store(c_ptrs, acc.to(c_ptr.dtype.element_ty), mask=(rows[:, None] < M) & (cols[None, :] < N))
 
 
-def matmul(a, b, *, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_warps=4, num_stages=2):
+def matmul(a, b, *, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_warps=4, num_stages=2, PRECISION="ieee"):
     M, K = a.shape
     N = b.shape[1]
-    c = torch.empty((M, N), device=a.device, dtype=a.dtype)
+    dtype = a.dtype
+    if dtype == torch.float8_e4m3fn:
+        dtype = torch.bfloat16
+    if dtype == torch.int8:
+        dtype = torch.int32
+    c = torch.empty((M, N), device=a.device, dtype=dtype)
     grid = (triton.cdiv(M, BLOCK_M) * triton.cdiv(N, BLOCK_N),)
     matmul_kernel[grid](
         a,
@@ -78,6 +90,7 @@ def matmul(a, b, *, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, num_warps=4, num_stages=
         BLOCK_M=BLOCK_M,
         BLOCK_N=BLOCK_N,
         BLOCK_K=BLOCK_K,
+        PRECISION=PRECISION,
         num_warps=num_warps,
         num_stages=num_stages,
     )

@@ -17,8 +17,11 @@ MATMUL = load_problem(Path(__file__).parents[2] / "evaluators/matmul.py")
 @pytest.mark.parametrize("variant", [v.name for v in MATMUL.variants])
 def test_our_own_problem_is_fit(variant: str) -> None:
     findings = list(examine(MATMUL, MATMUL.variant(variant)))
-    assert {f.state for f in findings} == {"ok"}
-    assert {f.what.split(" of ")[0] for f in findings} >= {"baseline cublas", "mutant zeros", "mutant lower precision"}
+    assert {f.state for f in findings} == {"ok", "skipped"}  # a baseline that takes other dtypes says so
+    tried = {f.what.split(" of ")[0] for f in findings if f.state == "ok"}
+    exact = variant == "int8"
+    assert tried >= {"baseline cublas_int8" if exact else "baseline cublas", "mutant zeros", "mutant lost tile"}
+    assert exact or "mutant lower precision" in tried
 
 
 def lax(strict: float, at_most: float) -> Problem:

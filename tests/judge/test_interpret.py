@@ -65,6 +65,9 @@ def test_bf16_is_checked_as_its_stand_in_and_says_so(jail, matmul):
     assert "bf16 was checked as fp16" in evidence["note"]
 
 
+DOT = "acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=ACC)"
+
+
 def spoiled(old, new):
     assert old in SEED
     return SEED.replace(old, new)
@@ -76,9 +79,9 @@ K_MASK_A, K_MASK_B = " & (ks[None, :] < K - k)", "(ks[:, None] < K - k) & "
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (spoiled("acc = tl.dot(a, b, acc)", "acc += tl.dot(a, b).to(tl.float16).to(tl.float32) * 0.5"), ("0.5 times",)),
+        (spoiled(DOT, "acc += tl.dot(a, b).to(tl.float16).to(tl.float32) * 0.5"), ("0.5 times",)),
         (
-            spoiled("acc = tl.dot(a, b, acc)", "acc = (acc + tl.dot(a, b)).to(tl.float16).to(tl.float32)").replace(
+            spoiled(DOT, "acc = (acc + tl.dot(a, b)).to(tl.float16).to(tl.float32)").replace(
                 "BLOCK_K=32", "BLOCK_K=16"
             ),
             ("float32",),
@@ -116,7 +119,7 @@ def test_a_wrong_kernel_is_told_what_is_wrong(jail, matmul, text, words, seed):
 
 
 def test_the_sentence_names_workload_family_place_and_bound(jail, matmul):
-    caught = ruling(jail, matmul, spoiled("acc = tl.dot(a, b, acc)", "acc = tl.dot(a, b, acc) * 1.01"), "fp16")
+    caught = ruling(jail, matmul, spoiled(DOT, f"{DOT} * 1.01"), "fp16")
     for word in ("M=", "dtype=float16", "inputs", "against", "× the bound", "Worst tile: rows", "worst row"):
         assert word in caught.feedback
 
@@ -161,7 +164,7 @@ def test_libdevice_is_refused_by_name(jail, matmul):
 
 
 def test_an_error_inside_a_kernel_is_told(jail, matmul):
-    caught = ruling(jail, matmul, spoiled("acc = tl.dot(a, b, acc)", "acc = tl.dot(a, a, acc)"), "fp16")
+    caught = ruling(jail, matmul, spoiled(DOT, DOT.replace("a, b", "a, a")), "fp16")
     assert caught.verdict is Verdict.RUNTIME_ERROR
     assert "matmul_kernel" in caught.feedback
 
