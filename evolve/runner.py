@@ -13,11 +13,11 @@ import secrets
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -36,6 +36,7 @@ from evolve.terminal.live import Board, LiveView
 from evolve.terminal.summary import summary
 from evolve.types import Attempt, Candidate, Confirmed, Draw, Evaluation, Event, Executor, Job, Judged, Noted, Verdict
 
+Result = TypeVar("Result")
 RUNS = Path("runs")
 INTERRUPTED = "interrupted"
 # What a score means hangs on these; a resumed run keeps them. Of the problem it is the text that counts.
@@ -113,12 +114,12 @@ def _begin(folder: Path, wanted: _Run) -> int:
             bench = wiring.open_bench(config, problem, seeds[0] if seeds else None)
         with closing(bench.executor):
             with _doing(console, "Judging the seed"):
-                planted = asyncio.run(_judge_seeds(config, seeds, bench.executor, secret))
+                planted = _in_loop(_judge_seeds(config, seeds, bench.executor, secret))
             environment = {**bench.environment, "secret": secret, "calibration": bench.calibration}
             meta = wiring.meta(config, problem, bench, evolve.__version__)
             journal = Journal.create(folder, config_text=dump(config), environment=environment, meta=meta)
-            with closing(journal):
-                journal.append_all([Noted(what="started", text=f"{folder.name} began on {bench.device}."), *planted])
+            with closing(journal), _resumable(config, folder):
+                journal.append_all([_began(folder, bench), *planted])
                 return _search(journal, wanted, bench, secret)
     except KeyboardInterrupt:
         return _interrupted_early(folder, config)
@@ -131,7 +132,7 @@ def _resume(order: Order, wanted: _Run) -> int:
         others = ", ".join(p.name for p in list_runs(RUNS)[-5:])
         hint = f"; {RUNS}/ holds {others}: name one, --resume RUN" if others else ""
         raise JournalError(f"{RUNS}/: no {config.name}-NNN to resume{hint}, or leave out --resume to begin one.")
-    with closing(Journal.open(folder, write=True)) as journal:
+    with closing(Journal.open(folder, write=True)) as journal, _resumable(config, folder):
         _same(config, problem, folder, journal)
         secret, calibration = _kept(journal)
         try:
@@ -143,7 +144,12 @@ def _resume(order: Order, wanted: _Run) -> int:
                         f"{folder}: was judged as {journal.meta['ranking_key']}, here it would be {bench.ranking_key}: "
                         f"scores would not compare. {_afresh(folder)}"
                     )
-                journal.append(Noted(what="resumed", text=f"{folder.name} was resumed on {bench.device}."))
+                if journal.last_seq():
+                    journal.append(Noted(what="resumed", text=f"{folder.name} was resumed on {bench.device}."))
+                else:  # it was stopped between the making of its folder and its first event
+                    seeds = [_seed_source(text) for text in config.seeds]
+                    planted = _in_loop(_judge_seeds(config, seeds, bench.executor, secret))
+                    journal.append_all([_began(folder, bench), *planted])
                 return _search(journal, wanted, bench, secret)
         except KeyboardInterrupt:
             return _interrupted_early(folder, config)
@@ -154,6 +160,56 @@ def _interrupted_early(folder: Path, config: RunConfig) -> int:
     what = f"{_go_on(config, folder)} goes on" if is_run(folder) else "nothing was written"
     print(f"evolve: interrupted; {what}.", file=sys.stderr)
     return 130
+
+
+def _began(folder: Path, bench: wiring.Bench) -> Noted:
+    return Noted(what="started", text=f"{folder.name} began on {bench.device}.")
+
+
+@contextmanager
+def _resumable(config: RunConfig, folder: Path) -> Iterator[None]:
+    """Whatever breaks from here on breaks a run that is on record, and the caller is told so."""
+    try:
+        yield
+    except (MachineryError, MemberUnavailable) as error:
+        raise type(error)(f"{error}\nNothing is lost: `{_go_on(config, folder)}` goes on.") from error
+
+
+def _in_loop(work: Coroutine[Any, Any, Result], heed: Callable[[], object] | None = None) -> Result:
+    """`asyncio.run`, with SIGINT and SIGTERM given to `heed`, which without one cancels the work. Either of them is
+    kept for later while the loop is made or closed: an exception out of nowhere would leave it in pieces."""
+    kept: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def keep(number: int, frame: object) -> None:
+        kept.append(number)
+
+    async def heeding() -> Result:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        for number in numbers:
+            loop.add_signal_handler(number, heed or task.cancel)
+        if kept:
+            (heed or task.cancel)()
+            kept.clear()
+        try:
+            return await work
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+                signal.signal(number, keep)
+
+    before = {number: signal.signal(number, keep) for number in numbers}
+    try:
+        made = asyncio.run(heeding())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if kept and not heed:
+        raise KeyboardInterrupt
+    return made
 
 
 def _go_on(config: RunConfig, folder: Path) -> str:
@@ -267,29 +323,25 @@ def _search(journal: Journal, wanted: _Run, bench: wiring.Bench, secret: str) ->
         in_flight=config.concurrency.steps or config.concurrency.replies + bench.width,
         watch=(view, _BestFile(journal, parts.population)),
     )
-    why = _until_done(search, journal, view, config)
+    why = _until_done(search, journal, view)
     interrupted, best = why == INTERRUPTED, parts.population.best
     summary(wanted.console, journal, best, why, go_on=_go_on(config, journal.folder) if interrupted else None)
     return 130 if interrupted else 0 if best else 1
 
 
-def _until_done(search: Search, journal: Journal, view: LiveView, config: RunConfig) -> str:
+def _until_done(search: Search, journal: Journal, view: LiveView) -> str:
     interrupts = _Interrupts(search=search, journal=journal, view=view)
     view.reader_left = interrupts.obey
 
     async def supervised() -> str:
-        with interrupts.obeyed():
-            drawing = asyncio.create_task(view.keep_fresh())
-            try:
-                return await search.run(journal.pending())
-            finally:
-                drawing.cancel()
+        drawing = asyncio.create_task(view.keep_fresh())
+        try:
+            return await search.run(journal.pending())
+        finally:
+            drawing.cancel()
 
-    try:
-        with view:
-            why = asyncio.run(supervised())
-    except (MachineryError, MemberUnavailable) as error:
-        raise type(error)(f"{error}\nNothing is lost: `{_go_on(config, journal.folder)}` goes on.") from error
+    with view:
+        why = _in_loop(supervised(), interrupts.obey)
     why = INTERRUPTED if interrupts.count else why
     journal.append(
         Noted(what=INTERRUPTED if why == INTERRUPTED else "finished", text=f"{journal.folder.name} ended: {why}.")
@@ -305,15 +357,6 @@ class _Interrupts:
     journal: Journal
     view: LiveView
     count: int = 0
-
-    @contextmanager
-    def obeyed(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.obey)
-        yield
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
 
     def obey(self) -> None:
         self.count += 1

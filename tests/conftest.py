@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Place:
     folder: Path
     monkeypatch: pytest.MonkeyPatch
     capfd: pytest.CaptureFixture[str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def config(self, name: str = "fake.yaml", *, steps: int = 6, sleep: float = 0.0, **keys: Any) -> Path:
         (self.folder / "seed.py").write_text("# fake: score=1.0\n")
@@ -82,7 +83,9 @@ class Place:
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
         command = [sys.executable, "-m", "evolve", *map(str, words)]
-        return subprocess.Popen(command, cwd=self.folder, text=True, **options)
+        process = subprocess.Popen(command, cwd=self.folder, text=True, **options)
+        self.started.append(process)
+        return process
 
     def ended(self, process: subprocess.Popen[str]) -> Done:
         out, err = process.communicate(timeout=60)
@@ -99,10 +102,15 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Place]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    return Place(folder=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
+    made = Place(folder=tmp_path, monkeypatch=monkeypatch, capfd=capfd)
+    yield made
+    for process in made.started:  # of a test that failed
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture
