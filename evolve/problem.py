@@ -143,6 +143,8 @@ class Problem:
     baselines: tuple[Baseline, ...]
     bytes_moved: Callable[[Workload], float]  # what must move at least once
     flops: Callable[[Workload], float] | None = None
+    # The kinds of inputs that candidates are checked on, of those in evolve.judge.inputs; empty: all that fit.
+    families: tuple[str, ...] = ()
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: AXES)
     notes: str = ""  # for the prompt, as an expert would brief a colleague
     path: str = ""  # filled in by load_problem

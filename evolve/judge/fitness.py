@@ -119,7 +119,7 @@ def _agrees(
 ) -> Finding:
     """On every family of inputs, under the bound that candidates have without a baseline's help."""
     worst, at = 0.0, "given"
-    for family in inputs.FAMILIES:
+    for family in inputs.families(problem):
         arguments = _filled(problem, judged, workload, family, device, random_seed)
         references = reference_of(problem, workload, arguments)
         out = _outputs(problem, workload, baseline.call(*arguments), arguments)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from evolve.problem import Problem
 from evolve.types import digest_of
 
 # "given" is what the problem makes itself, as a rule N(0,1).
@@ -52,6 +53,15 @@ CONTRACT_BITS = {"tf32": 11, "bf16x3": 16, "tf32x3": 21}
 LAST = 32  # the tail that a wrong loop drops is a tile at most; 32 is the smallest tile of a dot's long dimension
 
 Draw = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+def families(problem: Problem) -> tuple[str, ...]:
+    """Every kind of inputs that says something about this problem. Logits are recognised by the names q and k."""
+    if problem.families:
+        return problem.families
+    names = [a.name for a in problem.arguments if a.role == "value"][:2]
+    attention = len(names) == 2 and names[0].startswith("q") and names[1].startswith("k")
+    return (*FAMILIES, *(LOGITS if attention else ()))
 
 
 def significand_bits(dtype: torch.dtype, allows: frozenset[str] = frozenset()) -> int:

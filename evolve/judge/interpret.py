@@ -132,7 +132,7 @@ def _cases(problem: Problem, variant: Variant, judged: Variant, random_seeds: Se
     workloads = problem.small(variant)
     if not workloads:
         raise MachineryError(f"{problem.name}: no `interpreted` workloads; without a GPU nothing can be checked.")
-    families = list(inputs.FAMILIES[1:])
+    families = [f for f in inputs.families(problem) if f != "given"]
     rng.shuffle(families)
     chosen = rng.randrange(len(workloads))
     cases: list[_Case] = []

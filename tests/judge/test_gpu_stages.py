@@ -16,9 +16,9 @@ from evolve.errors import MachineryError, ProblemError  # noqa: E402
 from evolve.judge import calibrate as calibration_of  # noqa: E402
 from evolve.judge.calibrate import baselines, calibrate, calls_for, table, untried  # noqa: E402
 from evolve.judge.check import Check, families_of, seed_of  # noqa: E402
-from evolve.judge.gpu.answers import families  # noqa: E402
 from evolve.judge.gpu.session import Session  # noqa: E402
 from evolve.judge.gpu.worker import workload_to  # noqa: E402
+from evolve.judge.inputs import families  # noqa: E402
 from evolve.judge.stages import Ruling, Target  # noqa: E402
 from evolve.judge.time import Rival, Timer, roof_us  # noqa: E402
 from evolve.problem import load_problem  # noqa: E402
@@ -274,8 +274,10 @@ def test_a_faster_kernel_scores_and_is_promoted(pool, problem, variant, calibrat
     assert square.samples == 12
     assert square.eager_us > 0
     kept = result.evidence["square"]
-    assert kept["order"] == "CIBBIC"
+    assert kept["orders"] == ["CIBBIC", "IBCCBI", "BCIICB"]
     assert len(kept["blocks"]) == 12
+    turns = [b["order"] for b in kept["blocks"]]
+    assert {order: turns.count(order) for order in turns} == dict.fromkeys(kept["orders"], 4), "each begins as often"
     assert kept["watched"][0]["wrong"] == ""
     assert kept["memory"] == "canaries"
 
@@ -297,7 +299,7 @@ def test_slower_kernels_cost_few_blocks(pool, problem, variant, calibration, tmp
 def test_without_an_incumbent_the_first_is_the_best(pool, problem, variant, calibration, tmp_path):
     result = do_time(pool, problem, variant, calibration, "honest", tmp_path)
     assert result.beats_incumbent
-    assert result.evidence["square"]["order"] == "CBBC"
+    assert result.evidence["square"]["orders"] == ["CBBC", "BCCB"]
 
 
 def test_strangers_on_the_gpu_bar_promotion_and_are_named(pool, problem, variant, calibration, tmp_path):

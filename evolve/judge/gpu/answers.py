@@ -24,13 +24,6 @@ LARGEST = 1e12  # what infinity is written as: JSON has none
 Outputs = Sequence[torch.Tensor]
 
 
-def families(problem: Problem) -> tuple[str, ...]:
-    """Every kind of inputs that says something about this problem. Logits are recognised by the names q and k."""
-    names = [a.name for a in problem.arguments if a.role == "value"][:2]
-    attention = len(names) == 2 and names[0].startswith("q") and names[1].startswith("k")
-    return (*inputs.FAMILIES, *(inputs.LOGITS if attention else ()))
-
-
 def draw(
     problem: Problem, variant: Variant, workload: Workload, family: str, device: str, random_seed: int
 ) -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ from evolve.judge.gpu.place import Placed
 from evolve.judge.gpu.rehearsal import empty_plan
 from evolve.judge.gpu.timing import Contestant, Timing
 from evolve.judge.gpu.wire import Channel, WireError
+from evolve.judge.inputs import families
 from evolve.judge.plan_json import decode
 from evolve.problem import Baseline, Problem, Variant, load_problem
 from evolve.types import Workload
@@ -122,7 +123,7 @@ class Worker:
         checking = Checking(
             self.engine, self.problem, variant, workload, program, baseline=baseline, rng=rng, phases=phases
         )
-        checking.rehearse(answers.families(self.problem))
+        checking.rehearse(families(self.problem))
         checking.changed(0)
         checking.close()
         contestants: dict[str, Contestant] = {"C": program, **({"B": baseline} if baseline else {})}
@@ -241,9 +242,10 @@ class Worker:
         for number in range(count):
             if number == watched:
                 report["watched"] = self._watched(timing, order, phases)
+            sides = timing.order
             with phases("candidate", doing="samples"):
                 times, slowed = timing.block()
-            rows.append({"times_us": times, "slowed": slowed})
+            rows.append({"order": sides, "times_us": times, "slowed": slowed})
         reading = getattr(self.engine, "reading", None)
         return {"blocks": rows, "clock": reading() if reading else None, "seconds": phases.seconds, **report}
 
