@@ -372,7 +372,7 @@ def _decide(made: Bench, candidate: Any, incumbent: Any, number: int) -> dict[st
         )
         seconds = held.seconds
     kept = result.evidence["4096"]
-    blocks = [Block(order=kept["order"], times_us=tuple(b["times_us"])) for b in kept["blocks"]]
+    blocks = [Block(order=b["order"], times_us=tuple(b["times_us"])) for b in kept["blocks"]]
     against = interval([b.log_ratio("I") for b in blocks])
     spent = sum(sum(b.times_us) for b in blocks) * kept["calls"] / 1e6
     return {

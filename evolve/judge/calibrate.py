@@ -196,10 +196,10 @@ def control(
         "warm_us": 20_000.0,
         "limits": LIMITS,
     }
-    opened = worker.ask(order, seconds=OTHER_SECONDS)
+    worker.ask(order, seconds=OTHER_SECONDS)
     found = worker.ask({"op": "blocks", "count": blocks}, seconds=OTHER_SECONDS)
     worker.ask({"op": "end"}, seconds=OTHER_SECONDS)
-    rows = [Block(order=opened["order"], times_us=tuple(b["times_us"]), slowed=b["slowed"]) for b in found["blocks"]]
+    rows = [Block(order=b["order"], times_us=tuple(b["times_us"]), slowed=b["slowed"]) for b in found["blocks"]]
     logs = [b.log_ratio("I") for b in rows] + [b.log_ratio("B") for b in rows]
     sigma, middle = statistics.spread(logs), statistics.median(logs)
     # What the median of a first look (12 blocks) wanders by, and never less than what it was off by here.

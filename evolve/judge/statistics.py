@@ -45,7 +45,8 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """Microseconds a call, in the order in which they were taken: C I B B I C, or C B B C without an incumbent."""
+    """Microseconds a call, in the order in which they were taken: C I B B I C, or C B B C without an incumbent, and
+    in the next block with another side at the ends."""
 
     order: str
     times_us: tuple[float, ...]

@@ -73,7 +73,7 @@ class Timed:
 
     @property
     def has_incumbent(self) -> bool:
-        return "I" in str(self.opened.get("order", ""))
+        return "I" in "".join(self.opened.get("orders", ()))
 
     def time_us(self, side: str) -> float:
         return statistics.median([t for b in self.good for s, t in zip(b.order, b.times_us, strict=True) if s == side])
@@ -82,8 +82,8 @@ class Timed:
         return {
             "mode": self.workload.mode,
             "calls": self.baseline.calls,
-            "order": self.opened.get("order"),
-            "blocks": [{"times_us": list(b.times_us), "slowed": b.slowed} for b in self.blocks],
+            "orders": self.opened.get("orders"),
+            "blocks": [{"order": b.order, "times_us": list(b.times_us), "slowed": b.slowed} for b in self.blocks],
             "discarded": round(self.discarded, 4),
             "decision": {"call": self.decision.call, "why": self.decision.why},
             "clocks": self.clocks,
@@ -286,7 +286,7 @@ def _block(timed: Timed, row: Mapping[str, Any]) -> Block:
         raise Ruling(
             Verdict.IMPOSSIBLE, f'workload "{timed.workload.name}": a sample took {min(times)} µs.', stage=STAGE
         )
-    return Block(order=str(timed.opened["order"]), times_us=times, slowed=row["slowed"])
+    return Block(order=str(row["order"]), times_us=times, slowed=row["slowed"])
 
 
 def _dishonest(timed: Timed, watched: Mapping[str, Any]) -> Ruling:

@@ -105,7 +105,7 @@ def test_the_incumbent_is_timed_beside_it(device, tmp_path):
     new = ready(device, "quick", tmp_path, step=3, incumbent=attempt(old))
     device.check(new)
     timed = device.time(new)
-    assert timed.evidence["square"]["order"] == "CIBBIC"
+    assert timed.evidence["square"]["orders"] == ["CIBBIC", "IBCCBI", "BCIICB"]
     assert timed.evidence["promotion"]["incumbent"] == old.job.candidate.id
     assert timed.beats_incumbent
 

@@ -132,16 +132,19 @@ def _unless_ours(fault: WorkerFault, workload: Workload) -> None:
 
 
 def _say(fault: WorkerFault, workload: Workload) -> str:
+    text = next(
+        iter(fault.text.strip().splitlines()), "The GPU process failed"
+    )  # the rest is torch's advice to programmers
     where = f'on workload "{workload.name}"'
     if fault.at.get("family"):
         where += f" ({fault.at['family']} inputs)"
     if fault.kind == "hung":
-        return f"{fault.text} {where}: the kernel did not end. Look for a loop or a spin-wait that has no end."
+        return f"{text} {where}: the kernel did not end. Look for a loop or a spin-wait that has no end."
     if fault.kind == "memory":
-        return f"{fault.text} {where}: it asks for more scratch than the GPU has left."
+        return f"{text} {where}: it asks for more scratch than the GPU has left."
     if "illegal" in fault.text or "misaligned" in fault.text:
         return (
-            f"{fault.text} {where}: a load or store leaves its buffer. Check masks at ragged edges, offsets, strides "
+            f"{text} {where}: a load or store leaves its buffer. Check masks at ragged edges, offsets, strides "
             f"and the sizes of descriptors."
         )
-    return f"{fault.text} {where}."
+    return f"{text} {where}."

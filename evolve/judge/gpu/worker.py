@@ -215,7 +215,7 @@ class Worker:
             self._timing.warm_up(float(order.get("warm_us", 0.0)))
             eager = self._timing.eager_us()
         return {
-            "order": self._timing.order,
+            "orders": list(self._timing.orders),
             "eager_us": eager,
             "stirs": self._timing.stirs,
             "flushes": self._timing.flushes,
