@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from evolve.errors import MachineryError, MemberUnavailable
 from evolve.seams import Budget, Council, Journal, Observer, Pending, Population
@@ -65,7 +66,7 @@ class Search:
         while True:
             while len(flying) < self.in_flight and not self.stopping and not broken:
                 if queue:
-                    flying.add(asyncio.create_task(self._finish(queue.pop(0))))
+                    flying.add(self._take_up(queue.pop(0)))
                 elif ended := self.budget.spent():
                     self.stopping = ended
                 else:
@@ -106,7 +107,18 @@ class Search:
             failure_ids=tuple(f.id for f in draw.failures),
         )
         self._commit(asked)
-        return asyncio.create_task(self._step(asked, draw))
+        return self._droppable(step, self._step(asked, draw))
+
+    def _take_up(self, begun: Pending) -> asyncio.Task[None]:
+        if begun.asked and not begun.reply and not begun.attempt:
+            return self._droppable(begun.asked.step, self._finish(begun))
+        return asyncio.create_task(self._finish(begun))
+
+    def _droppable(self, step: int, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that `stop` drops, from before its first line until its reply is there."""
+        self._waiting[step] = task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._waiting.pop(step, None))
+        return task
 
     async def _finish(self, begun: Pending) -> None:
         if begun.attempt:
@@ -129,14 +141,9 @@ class Search:
             await self._confirm(attempt)
 
     async def _reply(self, asked: Asked, draw: Draw) -> Reply:
-        task = asyncio.current_task()
-        assert task is not None
-        self._waiting[asked.step] = task
-        try:
-            async with self._asking:
-                reply = await self.council.ask(asked.member, draw, asked.prompt)
-        finally:
-            del self._waiting[asked.step]
+        async with self._asking:
+            reply = await self.council.ask(asked.member, draw, asked.prompt)
+        self._waiting.pop(asked.step, None)
         self._commit(Replied(step=asked.step, reply=reply))
         return reply
 

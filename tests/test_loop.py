@@ -174,6 +174,18 @@ async def test_stopping_drops_what_waits_for_a_reply_and_finishes_what_is_judged
     assert kinds(memory, 1) == kinds(memory, 2) == ["Asked"]
 
 
+async def test_a_step_can_be_dropped_before_its_member_is_asked() -> None:
+    """An interrupt may come between a step's first event and its task's first line: nobody is asked then, nor paid."""
+    memory, hands = Memory(steps=100), Hands()
+    running = search(memory, hands, in_flight=3)
+    pending = Asked(step=0, member="scripted", prompt=Prompt(system="", user="", kind="rewrite"))
+    task = asyncio.create_task(running.run([Pending(asked=pending)]))
+    await asyncio.sleep(0)  # one turn: the steps have begun and not yet come to their members
+    assert running.stop("interrupted") == [0, 1, 2]
+    assert await asyncio.wait_for(task, 2) == "interrupted"
+    assert [type(e).__name__ for e in memory.events] == ["Asked", "Asked"]
+
+
 async def test_a_pending_step_is_taken_up_where_it_was_left() -> None:
     memory, hands = Memory(steps=0), Hands()
     asked = Asked(step=1, member="scripted", prompt=Prompt(system="", user="", kind="rewrite"))
