@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeAlias
@@ -36,6 +36,7 @@ from evolve.types import Verdict
 Key: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]  # (ttir digest, options) of a launch
 
 TENSOR_MEMORY_COLUMNS = 512
+CLOSED = "the builder is closed; nothing more is built."
 
 
 class Builder:
@@ -50,6 +51,7 @@ class Builder:
         self._triton = _triton_version()
         self._under_way: dict[str, Future[Binary | Ruling]] = {}
         self._lock = threading.Lock()
+        self._closed = False
         self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="build")
         self._server = Server(_folder(cache), target)
         self.notes: list[str] = []  # what could not be read here, for the evidence
@@ -70,11 +72,16 @@ class Builder:
         for plan in lowered.plans:
             for launch in plan.launches:
                 launches.setdefault((launch.ttir, launch.options), launch)
-        orders = {key: self._order(launch, lowered.modules[launch.ttir]) for key, launch in launches.items()}
-        return {key: order.result() for key, order in orders.items()}
+        try:
+            orders = {key: self._order(launch, lowered.modules[launch.ttir]) for key, launch in launches.items()}
+            return {key: order.result() for key, order in orders.items()}
+        except CancelledError as error:
+            raise MachineryError(CLOSED) from error
 
     def close(self) -> None:
         """Leaves no process behind; may be called twice."""
+        with self._lock:
+            self._closed = True
         self._server.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
@@ -82,6 +89,8 @@ class Builder:
         """One compile for all who ask for the same key at the same time."""
         key = self.key(text, launch.options)
         with self._lock:
+            if self._closed:
+                raise MachineryError(CLOSED)
             if key not in self._under_way:
                 future = self._threads.submit(self._make, key, launch, text)
                 self._under_way[key] = future

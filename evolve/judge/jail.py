@@ -165,6 +165,7 @@ class _Server:
         self, *, limits: Limits, interpret: bool, show: tuple[str, ...], preload: tuple[str, ...], jailed: bool
     ) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._use = threading.Lock()  # the socket's, by a run or by the end
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         paths = jailneeds.import_paths(show)
         with theirs:
@@ -218,6 +219,12 @@ class _Server:
         return self._process.poll() is None
 
     def run(self, task: str, payload: bytes, stage: str, limits: Limits) -> str:
+        with self._use:
+            if self._control.fileno() < 0:
+                raise _ServerDied("it was closed")
+            return self._run(task, payload, stage, limits)
+
+    def _run(self, task: str, payload: bytes, stage: str, limits: Limits) -> str:
         paper = os.memfd_create("payload")
         _write_all(paper, payload)
         os.lseek(paper, 0, os.SEEK_SET)
@@ -275,15 +282,18 @@ class _Server:
 
     def close(self) -> None:
         """Killing the launcher kills the server (it asked for that), and the kernel everything in its namespace. The
-        socket's end is the proof."""
+        socket's end is the proof; a run that is under way sees it first, and lets go."""
         self._process.kill()
         self._process.wait()
-        deadline = time.monotonic() + 5.0
-        with suppress(OSError):
-            while _readable(self._control, deadline) and self._control.recv(1 << 16):
-                pass
-        self._control.close()
-        self._said.close()
+        with self._use:
+            if self._control.fileno() < 0:
+                return
+            deadline = time.monotonic() + 5.0
+            with suppress(OSError):
+                while _readable(self._control, deadline) and self._control.recv(1 << 16):
+                    pass
+            self._control.close()
+            self._said.close()
 
 
 def _readable(control: socket.socket, deadline: float) -> bool:

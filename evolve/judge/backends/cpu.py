@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from math import ceil
 
 from evolve.errors import MachineryError
 from evolve.judge import interpret
 from evolve.judge.backends import Opened, Settings, jail_warnings, prompt_facts, timed_names, version_warnings
 from evolve.judge.build import Builder
 from evolve.judge.feedback import speed_feedback
-from evolve.judge.jail import Jail
+from evolve.judge.jail import Jail, Limits
 from evolve.judge.model import Prediction, predict
 from evolve.judge.pipeline import Checked, Pipeline, Ready, Record, Timed
 from evolve.judge.stages import Ruling, Target
@@ -110,8 +111,9 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
     """Jails, a builder, and the model's baselines. Two jails: one lowers, the other interprets, and a process's Triton
     is one or the other from its first import on."""
     target = find(settings.target)
-    jail = Jail(slots=settings.width)
-    interpreting = Jail(slots=settings.width, interpret=True)
+    limits = _limits(settings)
+    jail = Jail(slots=settings.width, limits=limits)
+    interpreting = Jail(slots=settings.width, interpret=True, limits=limits)
     # Its imports take seconds: they pass while the other jail starts and the seed is built.
     threading.Thread(target=_warm, args=(interpreting,), daemon=True).start()
     builder = Builder(
@@ -168,6 +170,13 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
         facts=(*prompt_facts(target, versions, "data sheet"), NO_GPU),
         warnings=(*version_warnings(versions), *jail_warnings(jail.protections, jail.reason)),
     )
+
+
+def _limits(settings: Settings) -> Limits:
+    """A stage takes no longer than the whole may."""
+    usual = Limits()
+    seconds = min(usual.wall_seconds, settings.timeout)
+    return replace(usual, wall_seconds=seconds, cpu_seconds=min(usual.cpu_seconds, ceil(seconds)))
 
 
 def _warm(jail: Jail) -> None:
