@@ -268,6 +268,10 @@ def repeat(out: Path, size: float) -> dict[str, Any]:
             gaps.append(abs(math.log(pair[0].score / pair[1].score)))
             leases += [p.seconds.get("gpu", 0.0) for p in pair]
             print(trial, [round(p.score, 4) for p in pair], [round(p.seconds.get("gpu", 0), 2) for p in pair])
+            for one, other in zip(pair[0].measurements, pair[1].measurements, strict=True):
+                gap = one.ratio / other.ratio - 1
+                widths = [(m.ratio_high - m.ratio_low) / 2 / m.ratio for m in (one, other)]
+                print(f"   {one.workload:<10} {gap:+.3%}, half-widths {widths[0]:.3%} {widths[1]:.3%}")
     within = sum(g <= 0.01 for g in gaps)
     return {
         "trials": len(gaps),
@@ -280,6 +284,7 @@ def repeat(out: Path, size: float) -> dict[str, Any]:
 def storm(out: Path, size: float) -> dict[str, Any]:
     """Candidates that hang, fault, compile for ever, ask for everything and answer wrongly, among honest ones."""
     from evolve.judge.gpu.nvml import Gpu, visible
+    from evolve.judge.redteam import cases
 
     each = max(1, int(10 * size))
     bad = {
@@ -287,10 +292,11 @@ def storm(out: Path, size: float) -> dict[str, Any]:
         "leaves its buffer": (sources.LEAVES_ITS_BUFFER, {"RUNTIME_ERROR"}),
         "compiles for ever": (sources.COMPILES_FOR_EVER, {"TIMEOUT", "RUNTIME_ERROR", "BUILD_ERROR"}),
         "asks for everything": (sources.GREEDY, {"REJECTED"}),
-        "drops the tail": (sources.DROPS_TAIL, {"INCORRECT"}),
     }
+    for case in cases(("memory_bomb", "segfault_lowering")):
+        bad[case.name] = (case.source, {str(verdict) for verdict in case.expect})
     orders = [(name, source, right) for name, (source, right) in bad.items() for _ in range(each)]
-    orders += [("honest", s, {"PASSED"}) for s in sources.variants(5 * each)]
+    orders += [("honest", s, {"PASSED"}) for s in sources.variants(4 * each)]
     mixed = [orders[i * 37 % len(orders)] for i in range(len(orders))] if len(orders) % 37 else orders
     gpu = Gpu(visible(0))
     before = gpu.free_bytes()

@@ -51,6 +51,7 @@ class Block:
     order: str
     times_us: tuple[float, ...]
     slowed: bool | None = None  # heat or hardware slowdown during it; None where nobody can tell
+    place: int = 0  # where its buffers lay: blocks of one place are more alike than others
 
     def log_ratio(self, over: Literal["I", "B"]) -> float:
         """ln(time of the other / time of the candidate)."""

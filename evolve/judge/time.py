@@ -83,7 +83,10 @@ class Timed:
             "mode": self.workload.mode,
             "calls": self.baseline.calls,
             "orders": self.opened.get("orders"),
-            "blocks": [{"order": b.order, "times_us": list(b.times_us), "slowed": b.slowed} for b in self.blocks],
+            "blocks": [
+                {"order": b.order, "place": b.place, "times_us": list(b.times_us), "slowed": b.slowed}
+                for b in self.blocks
+            ],
             "discarded": round(self.discarded, 4),
             "decision": {"call": self.decision.call, "why": self.decision.why},
             "clocks": self.clocks,
@@ -286,7 +289,7 @@ def _block(timed: Timed, row: Mapping[str, Any]) -> Block:
         raise Ruling(
             Verdict.IMPOSSIBLE, f'workload "{timed.workload.name}": a sample took {min(times)} µs.', stage=STAGE
         )
-    return Block(order=str(row["order"]), times_us=times, slowed=row["slowed"])
+    return Block(order=str(row["order"]), times_us=times, slowed=row["slowed"], place=int(row["place"]))
 
 
 def _dishonest(timed: Timed, watched: Mapping[str, Any]) -> Ruling:

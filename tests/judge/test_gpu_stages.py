@@ -278,6 +278,7 @@ def test_a_faster_kernel_scores_and_is_promoted(pool, problem, variant, calibrat
     assert len(kept["blocks"]) == 12
     turns = [b["order"] for b in kept["blocks"]]
     assert {order: turns.count(order) for order in turns} == dict.fromkeys(kept["orders"], 4), "each begins as often"
+    assert [b["place"] for b in kept["blocks"]] == [0] * 6 + [6] * 6, "the buffers moved in between"
     assert kept["watched"][0]["wrong"] == ""
     assert kept["memory"] == "canaries"
 

@@ -29,6 +29,10 @@ class Phases:
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
 
+    def add(self, other: Phases) -> None:
+        for phase, seconds in other.seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
     def enter(self, phase: str, **more: Any) -> None:
         """Without a clock: for phases that follow each other inside a longer stretch."""
         limit = self._limits.get(phase, self._limits.get("other", 60.0))

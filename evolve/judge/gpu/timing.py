@@ -33,6 +33,9 @@ STIRRED = 64  # elements in a row: enough that a stale row stands out, few enoug
 # Each side begins, ends and stands inside as often as the others. With the candidate always at the ends it came out
 # 0.13 % slower than itself (H200, 60 decisions of a kernel against itself): the first sample meets another clock.
 ORDERS = {3: ("CIBBIC", "IBCCBI", "BCIICB"), 2: ("CBBC", "BCCB")}
+# Blocks in one place. Where buffers lie is a draw like any other: between two places the same skinny product takes 12
+# to 16 µs (H200), and an interval from one place alone is too sure of itself.
+STAY, SETTLED, STAY_LONG = 6, 24, 24
 CUSHIONS = 4  # reads of twice the L2, about 30 µs each
 ENOUGH_L2 = 8  # sets that are together this many times the L2 evict each other
 
@@ -55,11 +58,14 @@ class Timing:
         calls: int,
         random_seed: int,
         phases: Phases,
+        taken: int = 0,
     ) -> None:
         self.engine, self.problem, self.workload = engine, problem, workload
         self.calls, self.orders = calls, ORDERS[3 if "I" in contestants else 2]
-        self.taken = 0  # blocks, which say whose turn it is to begin
-        self._memory, self._phases = memory, phases
+        self.taken = taken  # blocks, in earlier places too: they say whose turn it is to begin
+        self.place = taken  # named by its first block
+        self._stay = taken + (STAY if taken < SETTLED else STAY_LONG)
+        self._memory, self.phases = memory, phases
         self._rng = random.Random(random_seed)
         with phases("inputs"):
             self.sets = [self._set() for _ in range(calls)]
@@ -77,6 +83,11 @@ class Timing:
         self._replays = {letter: self._capture(letter, one) for letter, one in contestants.items()}
 
     @property
+    def stale(self) -> bool:
+        """Time for another place."""
+        return self.taken >= self._stay
+
+    @property
     def stirs(self) -> bool:
         return bool(self._stir)
 
@@ -89,7 +100,7 @@ class Timing:
         return Placed(self._memory, self.problem, self.workload, made)
 
     def _capture(self, letter: str, contestant: Contestant) -> Replay:
-        with self._phases(WHO[letter], doing="capture"):
+        with self.phases(WHO[letter], doing="capture"):
             if isinstance(contestant, Baseline):
                 replay = capture_calls(self.engine, contestant, [s.arguments for s in self.sets])
             else:
@@ -170,10 +181,11 @@ class Timing:
 
     def warm_up(self, enough_us: float) -> None:
         """Bring clocks and caches to where they will be; these samples are thrown away."""
-        spent = 0.0
+        spent, taken = 0.0, self.taken
         while spent < enough_us:
             times, _ = self.block()
             spent += max(1.0, sum(times) * self.calls)
+        self.taken = taken
 
     def eager_us(self) -> float | None:
         """A call as a host makes it, launch by launch: shown beside the score, never ranked."""

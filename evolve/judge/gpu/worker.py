@@ -12,7 +12,7 @@ import os
 import platform
 import random
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from evolve.types import Workload
 
 Order = Mapping[str, Any]
 MANY_BYTES = 1 << 27  # of outputs in one set; above it one set is compared in full, below it three
+PLACED_US = 1000.0  # of samples thrown away in a new place
 
 
 def main(channel: Channel) -> None:
@@ -70,7 +71,9 @@ class Worker:
         self._engine = engine
         self._problem: Problem | None = None
         self._timing: Timing | None = None
+        self._again: Callable[..., Timing] | None = None  # the same timing in another place
         self._memory: Memory | None = None
+        self._intact = True  # memory around every buffer that was timed
         self._loaded: dict[str, Function] = {}
         self._limits: dict[str, float] = {}
 
@@ -197,31 +200,49 @@ class Worker:
     def _time(self, order: Order) -> dict[str, Any]:
         """Make one workload ready for sampling. Contestants are plans, or names of baselines."""
         self._end(order)
-        workload = workload_of(order["workload"])
-        phases = self._phases(workload=workload.name)
+        self._intact = True
         contestants = {letter: self._contestant(data) for letter, data in order["contestants"].items()}
-        self._memory = Memory(self.engine.device, self.engine.pages, random.Random(order["random_seed"] + 1))
+        timing = self._place(order, contestants, taken=0)
+        self._again = partial(self._place, order, contestants)
+        with timing.phases("candidate", doing="warm-up"):
+            timing.warm_up(float(order.get("warm_us", 0.0)))
+            eager = timing.eager_us()
+        assert self._memory is not None
+        return {
+            "orders": list(timing.orders),
+            "eager_us": eager,
+            "stirs": timing.stirs,
+            "flushes": timing.flushes,
+            "memory": self._memory.kind,
+            "seconds": timing.phases.seconds,
+        }
+
+    def _place(self, order: Order, contestants: Mapping[str, Contestant], *, taken: int) -> Timing:
+        """Everything in memory that it was not in before: the old place is given back when the new one is taken."""
+        workload = workload_of(order["workload"])
+        before, seed = self._memory, int(order["random_seed"]) + 2 * taken
+        memory = Memory(self.engine.device, self.engine.pages, random.Random(seed + 1))
         self._timing = Timing(
             self.engine,
-            self._memory,
+            memory,
             self.problem,
             workload,
             contestants,
             calls=int(order["calls"]),
-            random_seed=int(order["random_seed"]),
-            phases=phases,
+            random_seed=seed,
+            phases=self._phases(workload=workload.name),
+            taken=taken,
         )
-        with phases("candidate", doing="warm-up"):
-            self._timing.warm_up(float(order.get("warm_us", 0.0)))
-            eager = self._timing.eager_us()
-        return {
-            "orders": list(self._timing.orders),
-            "eager_us": eager,
-            "stirs": self._timing.stirs,
-            "flushes": self._timing.flushes,
-            "memory": self._memory.kind,
-            "seconds": phases.seconds,
-        }
+        self._give_back(before)
+        self._memory = memory
+        return self._timing
+
+    def _give_back(self, memory: Memory | None) -> None:
+        if memory is None:
+            return
+        self.engine.synchronize()
+        self._intact = self._intact and memory.untouched()
+        memory.free()
 
     def _contestant(self, data: Any) -> Contestant:
         if isinstance(data, str):
@@ -240,12 +261,18 @@ class Worker:
         watched = random.SystemRandom().randrange(count) if order.get("watch") else -1
         report: dict[str, Any] = {}
         for number in range(count):
+            if timing.stale:
+                assert self._again is not None
+                timing = self._again(taken=timing.taken)
+                phases.add(timing.phases)
+                with phases("candidate", doing="warm-up"):
+                    timing.warm_up(PLACED_US)
             if number == watched:
                 report["watched"] = self._watched(timing, order, phases)
             sides = timing.order
             with phases("candidate", doing="samples"):
                 times, slowed = timing.block()
-            rows.append({"order": sides, "times_us": times, "slowed": slowed})
+            rows.append({"order": sides, "place": timing.place, "times_us": times, "slowed": slowed})
         reading = getattr(self.engine, "reading", None)
         return {"blocks": rows, "clock": reading() if reading else None, "seconds": phases.seconds, **report}
 
@@ -281,16 +308,13 @@ class Worker:
 
     def _end(self, order: Order) -> dict[str, Any]:
         """Give the timed workload's memory back."""
-        intact = True
         if self._memory is not None:
             self.engine.synchronize()
-            intact = self._memory.untouched()
             self._timing = None
-            self.engine.synchronize()
-            self._memory.free()
+            self._give_back(self._memory)
             self._memory = None
             self.engine.trim()
-        return {"intact": intact}
+        return {"intact": self._intact}
 
     # --- calibration ---
 
