@@ -193,7 +193,7 @@ WORKLOADS = (
     sized("8k_gqa_causal", 2, 32, 8192, 128, True, hk=4),
     sized("check_ragged", 2, 4, 1000, 64, True, role="check"),
     sized("check_odd", 1, 3, 333, 128, False, role="check"),
-    sized("check_gqa", 2, 8, 777, 128, True, hk=1, role="check"),
+    sized("check_gqa", 2, 16, 777, 128, True, hk=2, role="check"),
     sized("check_short", 3, 2, 17, 64, False, role="check"),
     sized("held_ragged", 2, 16, 3000, 128, True, role="held_out"),
     sized("held_gqa", 3, 16, 1537, 64, False, hk=2, role="held_out"),
@@ -202,7 +202,7 @@ INTERPRETED = (
     sized("small_even", 1, 2, 64, 64, False, role="check"),
     sized("small_ragged", 1, 1, 88, 64, True, role="check"),
     sized("small_odd", 2, 1, 33, 64, False, role="check"),
-    sized("small_gqa", 1, 8, 40, 128, True, hk=1, role="check"),
+    sized("small_gqa", 1, 16, 40, 128, True, hk=2, role="check"),
 )
 
 PROBLEM = Problem(

@@ -156,7 +156,10 @@ PROBLEM = Problem(
     variants=VARIANTS,
     workloads=WORKLOADS,
     interpreted=INTERPRETED,
-    baselines=(Baseline(name="eager", call=eager), Baseline(name="compiled", call=compiled, unavailable=on_gpu)),
+    baselines=(
+        Baseline(name="eager", call=eager),
+        Baseline(name="compiled", call=compiled, unavailable=on_gpu, compiles=True),
+    ),
     bytes_moved=bytes_moved,
     flops=flops,
     notes=NOTES,

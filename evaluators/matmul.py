@@ -178,8 +178,10 @@ BASELINES = (
     Baseline(name="cublas_tf32", call=with_tf32(torch.matmul), unavailable=only("float32", tf32=True)),
     Baseline(name="cublas_fp8", call=scaled_mm, unavailable=only("float8_e4m3fn")),
     Baseline(name="cublas_int8", call=int_mm, unavailable=only("int8")),
-    Baseline(name="compiled", call=compiled, unavailable=on_gpu(only("bfloat16 float16 float32"))),
-    Baseline(name="compiled_tf32", call=with_tf32(compiled), unavailable=on_gpu(only("float32", tf32=True))),
+    Baseline(name="compiled", call=compiled, unavailable=on_gpu(only("bfloat16 float16 float32")), compiles=True),
+    Baseline(
+        name="compiled_tf32", call=with_tf32(compiled), unavailable=on_gpu(only("float32", tf32=True)), compiles=True
+    ),
 )
 
 

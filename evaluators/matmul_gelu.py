@@ -142,7 +142,7 @@ PROBLEM = Problem(
     baselines=(
         Baseline(name="eager", call=eager),
         Baseline(name="cublaslt_fused", call=fused, unavailable=fused_is_there),
-        Baseline(name="compiled", call=compiled, unavailable=on_gpu),
+        Baseline(name="compiled", call=compiled, unavailable=on_gpu, compiles=True),
     ),
     bytes_moved=bytes_moved,
     flops=flops,

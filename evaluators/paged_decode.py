@@ -229,7 +229,7 @@ def tried(call: Callable[..., Tensor], library: str, h: int, hk: int, d: int, pa
 BASELINES = (
     Baseline(name="gathered", call=gathered, unavailable=whole_only),
     Baseline(name="gathered_masked", call=gathered_masked, unavailable=ragged_only),
-    Baseline(name="compiled_flex", call=flex, unavailable=runs(flex)),
+    Baseline(name="compiled_flex", call=flex, unavailable=runs(flex), compiles=True),
     Baseline(
         name="flash_attention_3", call=flash_attention_3, unavailable=runs(flash_attention_3, "flash_attn_interface")
     ),

@@ -106,11 +106,15 @@ def everywhere(workload: Workload) -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """What must be beaten. `call` takes the problem's arguments; `unavailable` says why it cannot run here, or None."""
+    """What must be beaten. `call` takes the problem's arguments; `unavailable` says why it cannot run here, or None.
+
+    `compiles` says that its first call takes seconds (torch.compile). Every candidate has a GPU process of its own, and
+    the baseline runs beside it there, so that one is no judge's baseline: it is measured where one process compares."""
 
     name: str
     call: Callable[..., Any]
     unavailable: Callable[[Workload], str | None] = everywhere
+    compiles: bool = False
 
 
 # The three axes of the population's cells; a problem may name others. Values are traits of the built kernel.

@@ -143,7 +143,8 @@ class Worker:
             memory.free()
 
     def _first_baseline(self, workload: Workload) -> Baseline | None:
-        return next((b for b in self.problem.baselines if b.unavailable(workload) is None), None)
+        quick = (b for b in self.problem.baselines if not b.compiles)
+        return next((b for b in quick if b.unavailable(workload) is None), None)
 
     def _probe(self, order: Order) -> dict[str, Any]:
         """A known answer, and the baseline on the workload that a candidate failed on."""
@@ -323,7 +324,7 @@ class Worker:
         workload, variant = workload_of(order["workload"]), self.problem.variant(order["variant"])
         found: dict[str, Any] = {}
         for baseline in self.problem.baselines:
-            why_not = baseline.unavailable(workload)
+            why_not = "it compiles at its first call" if baseline.compiles else baseline.unavailable(workload)
             with self._phases(workload=workload.name)("baseline", name=baseline.name):
                 found[baseline.name] = (
                     {"unavailable": why_not} if why_not else self._about(baseline, workload, variant, order)
