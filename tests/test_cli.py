@@ -313,3 +313,15 @@ def test_closed_from_the_start(finished: Any) -> None:
         cwd=finished.folder, check=False,
     )  # fmt: skip
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]], ids=" ".join)
+def test_help_takes_no_time(place: Any, words: list[str]) -> None:
+    """Half a second of the processor, whatever else this machine is doing; the best of three."""
+    spent = []
+    for _ in range(3):
+        before = os.times()
+        assert place.ended(place.start(*words)).status == 0
+        after = os.times()
+        spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(spent) < 0.5

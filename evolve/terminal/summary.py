@@ -13,6 +13,8 @@ from evolve.sentences import figure
 from evolve.terminal.words import line, microseconds, score_of
 from evolve.types import Attempt
 
+WIDEST = 50  # of the commands that are aligned; a longer one sticks out
+
 
 def summary(console: Console, journal: Journal, best: Attempt | None, why: str, *, go_on: str | None = None) -> None:
     """`go_on` is the command by which an interrupted run does."""
@@ -31,7 +33,7 @@ def summary(console: Console, journal: Journal, best: Attempt | None, why: str, 
         _say(console, f"Source: {folder / 'best.py'}")
     _say(console, "Try next:")
     told = next_commands(folder, best, go_on)
-    wide = max(len(command) for command, _ in told)
+    wide = max((len(command) for command, _ in told if len(command) <= WIDEST), default=0)
     for command, what in told:
         _say(console, f"  {command:<{wide}}  {what}")
 
