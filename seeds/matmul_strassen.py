@@ -20,8 +20,8 @@ u = 2^-24, with the largest element as the norm (Higham, "Accuracy and Stability
     ‖c - exact‖ <= (3·K² + 25·K)·u·‖a‖·‖b‖        where the classical product has K²·u·‖a‖·‖b‖
 
 On random inputs it is 1.5 to 3 times the classical error, 1e-6 of the norm at worst. It is held to that under the
-contracts fp32_normwise (4e-6) and tf32_normwise (1.2e-3, with PRECISION="tf32"). The contracts fp32 and tf32 refuse it:
-they ask for exact answers on integers that fill the significand, and the sum of two such needs a bit more.
+contracts fp32_normwise (4e-6) and tf32_normwise (1.2e-3, with PRECISION="tf32"). The contract fp32 refuses it: it asks
+for small rows beside large ones, and for exact answers on integers whose sum needs a bit more than the significand has.
 """
 
 import torch
