@@ -113,13 +113,23 @@ def judge(
     variant: Variant = None,
     backend: Annotated[str | None, typer.Option(help="auto, gpu, cpu, fake, or package.module:Name.")] = None,
     workload: Annotated[str | None, typer.Option(help="Time this workload only.", metavar="NAME")] = None,
+    random_seeds: Annotated[
+        str | None, typer.Option(help="Of an earlier judgement, to run it again.", metavar="N,N,N")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge one candidate; no run needed."""
     from evolve import judging
     from evolve.terminal import report
 
-    order = judging.Order(target=target, problem=problem, variant=variant, backend=backend, workload=workload)
+    order = judging.Order(
+        target=target,
+        problem=problem,
+        variant=variant,
+        backend=backend,
+        workload=workload,
+        random_seeds=judging.seeds_in(random_seeds or ""),
+    )
     made = judging.judge(order)
     report.show(made.candidate, made.evaluation, made.device, as_json=as_json)
     raise typer.Exit(0 if made.evaluation.passed else 1)

@@ -37,6 +37,7 @@ class Order:
     variant: str | None = None
     backend: str | None = None
     workload: str | None = None
+    random_seeds: tuple[int, ...] = ()  # of an earlier judgement, to run that one again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +47,32 @@ class Report:
     device: str
 
 
+def seeds_in(text: str) -> tuple[int, ...]:
+    """ "1,2,3" as the evidence of a judgement gives them."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--random-seeds {text}: expected whole numbers with commas between, as in the evidence.")
+    return tuple(map(int, parts))
+
+
 def judge(order: Order) -> Report:
     """Raises for the caller's mistakes and for broken machinery; whatever the candidate does is in the report."""
-    candidate, config, calibration = _wanted(order)
+    job, config, calibration = _wanted(order)
     problem = _narrowed(wiring.problem(config), order.workload)
-    seed = plain_seed(config, problem) or candidate.source
+    seed = plain_seed(config, problem) or job.candidate.source
     bench = wiring.open_bench(config, problem, seed, calibration=calibration)
     with closing(bench.executor):
-        job = Job(candidate=candidate, random_seeds=seeds_of(secrets.token_hex(8), candidate.id))
-        return Report(candidate=candidate, evaluation=asyncio.run(bench.executor.evaluate(job)), device=bench.device)
+        evaluation = asyncio.run(bench.executor.evaluate(job))
+        return Report(candidate=job.candidate, evaluation=evaluation, device=bench.device)
 
 
-def _wanted(order: Order) -> tuple[Candidate, RunConfig, Mapping[str, Json] | None]:
+def _wanted(order: Order) -> tuple[Job, RunConfig, Mapping[str, Json] | None]:
     if Path(order.target).is_file():
         if not order.problem:
             raise UsageError(f"{order.target}: say which problem it solves, such as --problem evaluators/matmul.py.")
         source = Path(order.target).read_bytes().decode("utf-8", "surrogateescape")
         config = _with(RunConfig(problem=order.problem, source=order.target), order)
-        return Candidate(step=0, source=source, member="you", kind="seed"), config, None
+        return _job(Candidate(step=0, source=source, member="you", kind="seed"), order, {}), config, None
     if order.target.endswith(".py") and ":" not in order.target:
         raise UsageError(f"{order.target}: no such file; a candidate is named as FILE or as RUN:ID.")
     place = named(order.target, RUNS)
@@ -71,7 +80,14 @@ def _wanted(order: Order) -> tuple[Candidate, RunConfig, Mapping[str, Json] | No
         attempt = journal.attempt(journal.resolve(place.selector or "best"))
         config = _with(load_config(place.folder / "config.yaml"), order)
         same = not (order.problem or order.variant or order.backend or order.workload)
-        return attempt.candidate, config, journal.environment.get("calibration") if same else None
+        job = _job(attempt.candidate, order, attempt.evaluation.evidence.get("replay", {}) if same else {})
+        return job, config, journal.environment.get("calibration") if same else None
+
+
+def _job(candidate: Candidate, order: Order, kept: Mapping[str, Json]) -> Job:
+    """With the seeds of an earlier judgement it is that one again; otherwise with fresh ones."""
+    seeds = order.random_seeds or tuple(kept.get("random_seeds", ())) or seeds_of(secrets.token_hex(8), candidate.id)
+    return Job(candidate=candidate, random_seeds=seeds, mode=kept.get("mode", "judge"))
 
 
 def _with(config: RunConfig, order: Order) -> RunConfig:

@@ -26,9 +26,10 @@ from evolve.types import Scalar, Verdict, Workload, digest_of
 
 MAX_LAUNCHES = 256
 MAX_ROOTS = 128
-# Scratch: four times what the problem moves is split-K by eight of a square product; small problems get a floor.
+# Scratch: split-K by four keeps four float32 copies of the answer, which is seven times what a product with a short K
+# moves at all; small problems get a floor.
 SCRATCH_FLOOR = 256 * 1024 * 1024
-SCRATCH_TIMES = 4
+SCRATCH_TIMES = 8
 SCRATCH_MOST = 16 * 1024**3
 
 

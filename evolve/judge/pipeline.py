@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
+from evolve.judge import evidence
 from evolve.judge.build import Builder
 from evolve.judge.confirm import KNOWN, roles, told
 from evolve.judge.gate import gate
@@ -21,7 +21,7 @@ from evolve.judge.jail import Jail
 from evolve.judge.lower import lower
 from evolve.judge.plan import Plan
 from evolve.judge.screen import screen
-from evolve.judge.stages import Binary, Built, Gated, Point, Ruling, Screened, Target
+from evolve.judge.stages import Built, Gated, Point, Ruling, Screened, Target
 from evolve.judge.tune import Tune, first_point, untuned
 from evolve.judge.verdicts import duplicate_of
 from evolve.problem import Problem, Variant
@@ -149,8 +149,10 @@ class Pipeline:
     def prepare(self, job: Job, record: Record) -> Ready:
         """Everything that needs no device: screen, lower, gate, build. Each new digest may find a twin."""
         record.evidence["environment"] = self.environment
+        record.evidence["replay"] = evidence.of_job(job, self.problem, self.variant)
         with record.stage("screen"):
             screened = screen(job.candidate.source, entry=self.problem.entry)
+            record.evidence["source"] = evidence.of_source(job, screened)
             self._dedupe(f"ast:{screened.digest}", "screen", job, record)
         workloads = [w for role in roles(job) for w in self.problem.of_role(role, self.variant)]
         points = [Point(workload=w, parameters=first_point(screened, w)) for w in workloads]
@@ -161,13 +163,13 @@ class Pipeline:
             )
         with record.stage("gate"):
             gated = gate(raw, screened=screened, problem=self.problem, points=points, target=self.target, again=again)
-            record.evidence["plan"] = gated.digest
+            record.evidence["plan"] = evidence.of_plan(gated)
             record.evidence["certificate"] = gated.certificate
             self._dedupe(f"plan:{gated.digest}", "gate", job, record)
         with record.stage("build"):
             plans = self._to_build(gated, job)
             built = self.builder.build(replace(gated.lowered, plans=plans))
-            record.evidence["build"] = _build_evidence(built, self.builder, assembly=job.mode == "confirm")
+            record.evidence["build"] = evidence.of_build(built, self.builder, assembly=job.mode == "confirm")
             self._dedupe(f"sass:{built.digest(plans)}:{digest_of(repr(screened.tune))}", "build", job, record)
         return Ready(
             job=job,
@@ -198,29 +200,6 @@ class Pipeline:
     def close(self) -> None:
         for part in (self.device, self.builder, self.jail):
             part.close()
-
-
-def _build_evidence(built: Built, builder: Builder, *, assembly: bool) -> Json:
-    """Of a would-be best the compiler's own words are kept too: what it became, for whoever asks in a year."""
-    kernels = {}
-    for binary in built.binaries.values():
-        kernels[binary.key] = {
-            "kernel": binary.name,
-            "sass": binary.sass,
-            "registers": binary.registers,
-            "spills_bytes": binary.spills_bytes,
-            "shared_bytes": binary.shared_bytes,
-            "instructions": dict(binary.instructions),
-            "log": binary.log[-2000:],
-        }
-        if assembly:
-            kernels[binary.key] |= {kind: _assembly(binary, kind) for kind in ("ttgir", "ptx")}
-    return {"kernels": kernels, "notes": list(builder.notes)}
-
-
-def _assembly(binary: Binary, kind: str) -> str | None:
-    file = Path(binary.path) / f"kernel.{kind}"
-    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
 
 def _shuffle(job: Job) -> int:

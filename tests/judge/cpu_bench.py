@@ -34,8 +34,8 @@ def settings_for(folder, **more):
     return replace(usual, **more)
 
 
-def opened(folder, **more):
-    return open_backend(settings_for(folder, **more), seed=more.get("seed", SEED))
+def opened(folder, *, seed=SEED, **more):
+    return open_backend(settings_for(folder, **more), seed=seed)
 
 
 def source_of(name):

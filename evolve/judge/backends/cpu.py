@@ -30,6 +30,10 @@ from evolve.types import Candidate, Job, Json, Measurement
 
 # The model's own ranking is not finer than this; a smaller gain is no reason to replace the incumbent.
 CLEARLY = 1.01
+UNCHECKED = (
+    "Answers were checked under Triton's interpreter at small sizes and at the tunables' defaults; the built kernels "
+    "were never run, so races, alignment and whatever happens at other sizes were not seen."
+)
 NO_GPU = "There is no GPU here: times are modelled, so a change must show in the machine code to count."
 
 
@@ -58,7 +62,12 @@ class CpuDevice:
             measurements=measurements,
             beats_incumbent=False,
             traits=found,
-            feedback=speed_feedback(measurements, predictions, found, parent.traits if parent else {}),
+            feedback="\n".join(
+                [
+                    speed_feedback(measurements, predictions, found, parent.traits if parent else {}),
+                    *unjudged(self.target),
+                ]
+            ),
             evidence={name: prediction.evidence() for name, prediction in predictions.items()},
         )
         return replace(timed, beats_incumbent=self._beats(ready, measurements))
@@ -141,6 +150,8 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
         "backend": "cpu",
         "target": target.name,
         "device": target.device,
+        "judged": target.judged,
+        "not_covered": [UNCHECKED, *unjudged(target)],
         "protections": list(jail.protections),
         **versions,
     }
@@ -167,9 +178,16 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
         ranking_key=key,
         calibration=baselines,
         environment=environment,
-        facts=(*prompt_facts(target, versions, "data sheet"), NO_GPU),
-        warnings=(*version_warnings(versions), *jail_warnings(jail.protections, jail.reason)),
+        facts=(*prompt_facts(target, versions, "data sheet"), NO_GPU, *unjudged(target)),
+        warnings=(*unjudged(target), *version_warnings(versions), *jail_warnings(jail.protections, jail.reason)),
     )
+
+
+def unjudged(target: Target) -> tuple[str, ...]:
+    """A chip that we build for without ever having had one."""
+    if target.judged:
+        return ()
+    return (f"{target.name} ({target.device}) was never judged: kernels build for it, and none was ever run on one.",)
 
 
 def _limits(settings: Settings) -> Limits:
