@@ -6,7 +6,9 @@ Evidence is JSON that people read in a year; nothing here decides anything, and 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 
 from evolve.judge.build import Builder
@@ -69,6 +71,15 @@ def of_build(built: Built, builder: Builder, *, assembly: bool) -> Json:
         if assembly:
             kernels[binary.key] |= {kind: _assembly(binary, kind) for kind in ("ttgir", "ptx")}
     return {"kernels": kernels, "seconds": round(built.seconds, 3), "notes": list(builder.notes)}
+
+
+def finite(value: Json) -> Json:
+    """JSON has no infinity, and an error may well be infinite: such a number becomes its word."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _assembly(binary: Binary, kind: str) -> str | None:
