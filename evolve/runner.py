@@ -6,39 +6,32 @@ the seed is judged before anything is written, everything is committed before it
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import secrets
-import shlex
-import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 
 import evolve
 from evolve import wiring
 from evolve.config import RunConfig, dump, load_config
-from evolve.council import Council
 from evolve.errors import ConfigError, JournalError, MachineryError, MemberUnavailable, SeedError, UsageError
 from evolve.journal import Journal
-from evolve.loop import Search, seeds_of
+from evolve.loop import seeds_of
 from evolve.problem import Problem
 from evolve.runs import find_run, is_run, latest_run, list_runs, named, new_run_folder
+from evolve.session import Wanted, go_on, in_loop, search
 from evolve.terminal.console import Out
 from evolve.terminal.doctor import member_findings
-from evolve.terminal.live import Board, LiveView
-from evolve.terminal.summary import summary
-from evolve.types import Attempt, Candidate, Confirmed, Draw, Evaluation, Event, Executor, Job, Judged, Noted, Verdict
+from evolve.types import Attempt, Candidate, Draw, Evaluation, Executor, Job, Judged, Noted, Verdict
 
-Result = TypeVar("Result")
 RUNS = Path("runs")
-INTERRUPTED = "interrupted"
 # What a score means hangs on these; a resumed run keeps them. Of the problem it is the text that counts.
 FIXED = ("variant", "workloads", "backend", "target", "random_seed", "strategy", "database")
 NAME = re.compile(r"[A-Za-z0-9_][\w.+@-]{0,99}", re.ASCII)  # no way out of runs/, and no colon, for RUN:ID
@@ -55,27 +48,21 @@ class Order:
     earlier: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What a run works with from its first moment to its last."""
-
-    config: RunConfig
-    problem: Problem
-    council: Council
-    console: Console
-
-
 def run(order: Order) -> int:
     """Search; 0 if the run ended by itself with a best, 1 without one, 130 when interrupted."""
     console = Out()
     config = load_config(order.config, order.overrides)
-    for warning in (*config.warnings, *_unavailable(config)):
-        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    _warn(console, (*config.warnings, *_unavailable(config)))
     problem = wiring.problem(config)
     wiring.variant(config, problem)
     # The council before the judge, for a mistake in it is cheaper to find.
-    wanted = _Run(config=config, problem=problem, council=wiring.council(config, problem), console=console)
+    wanted = Wanted(config=config, problem=problem, council=wiring.council(config, problem), console=console)
     return _resume(order, wanted) if order.resume else _begin(_new_folder(order, config), wanted)
+
+
+def _warn(console: Console, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _unavailable(config: RunConfig) -> list[str]:
@@ -105,27 +92,28 @@ def _new_folder(order: Order, config: RunConfig) -> Path:
     return folder
 
 
-def _begin(folder: Path, wanted: _Run) -> int:
+def _begin(folder: Path, wanted: Wanted) -> int:
     config, problem, console = wanted.config, wanted.problem, wanted.console
     seeds = [_seed_source(text) for text in config.seeds]
     secret = secrets.token_hex(16)
     try:
         with _doing(console, "Starting the judge"):
             bench = wiring.open_bench(config, problem, seeds[0] if seeds else None)
+        _warn(console, bench.warnings)
         with closing(bench.executor):
             with _doing(console, "Judging the seed"):
-                planted = _in_loop(_judge_seeds(config, seeds, bench.executor, secret))
+                planted = in_loop(_judge_seeds(config, seeds, bench.executor, secret))
             environment = {**bench.environment, "secret": secret, "calibration": bench.calibration}
             meta = wiring.meta(config, problem, bench, evolve.__version__)
             journal = Journal.create(folder, config_text=dump(config), environment=environment, meta=meta)
             with closing(journal), _resumable(config, folder):
                 journal.append_all([_began(folder, bench), *planted])
-                return _search(journal, wanted, bench, secret)
+                return search(journal, wanted, bench, secret)
     except KeyboardInterrupt:
         return _interrupted_early(folder, config)
 
 
-def _resume(order: Order, wanted: _Run) -> int:
+def _resume(order: Order, wanted: Wanted) -> int:
     config, problem = wanted.config, wanted.problem
     folder = find_run(order.earlier, RUNS) if order.earlier else latest_run(RUNS, config.name)
     if folder is None:
@@ -138,6 +126,7 @@ def _resume(order: Order, wanted: _Run) -> int:
         try:
             with _doing(wanted.console, "Starting the judge"):
                 bench = wiring.open_bench(config, problem, None, calibration=calibration)
+            _warn(wanted.console, bench.warnings)
             with closing(bench.executor):
                 if bench.ranking_key != journal.meta["ranking_key"]:
                     raise JournalError(
@@ -148,16 +137,16 @@ def _resume(order: Order, wanted: _Run) -> int:
                     journal.append(Noted(what="resumed", text=f"{folder.name} was resumed on {bench.device}."))
                 else:  # it was stopped between the making of its folder and its first event
                     seeds = [_seed_source(text) for text in config.seeds]
-                    planted = _in_loop(_judge_seeds(config, seeds, bench.executor, secret))
+                    planted = in_loop(_judge_seeds(config, seeds, bench.executor, secret))
                     journal.append_all([_began(folder, bench), *planted])
-                return _search(journal, wanted, bench, secret)
+                return search(journal, wanted, bench, secret)
         except KeyboardInterrupt:
             return _interrupted_early(folder, config)
 
 
 def _interrupted_early(folder: Path, config: RunConfig) -> int:
     """Before the first step of a session, or after its last: nothing is in flight then."""
-    what = f"{_go_on(config, folder)} goes on" if is_run(folder) else "nothing was written"
+    what = f"{go_on(config, folder)} goes on" if is_run(folder) else "nothing was written"
     print(f"evolve: interrupted; {what}.", file=sys.stderr)
     return 130
 
@@ -172,48 +161,7 @@ def _resumable(config: RunConfig, folder: Path) -> Iterator[None]:
     try:
         yield
     except (MachineryError, MemberUnavailable) as error:
-        raise type(error)(f"{error}\nNothing is lost: `{_go_on(config, folder)}` goes on.") from error
-
-
-def _in_loop(work: Coroutine[Any, Any, Result], heed: Callable[[], object] | None = None) -> Result:
-    """`asyncio.run`, with SIGINT and SIGTERM given to `heed`, which without one cancels the work. Either of them is
-    kept for later while the loop is made or closed: an exception out of nowhere would leave it in pieces."""
-    kept: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def keep(number: int, frame: object) -> None:
-        kept.append(number)
-
-    async def heeding() -> Result:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        for number in numbers:
-            loop.add_signal_handler(number, heed or task.cancel)
-        if kept:
-            (heed or task.cancel)()
-            kept.clear()
-        try:
-            return await work
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
-                signal.signal(number, keep)
-
-    before = {number: signal.signal(number, keep) for number in numbers}
-    try:
-        made = asyncio.run(heeding())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if kept and not heed:
-        raise KeyboardInterrupt
-    return made
-
-
-def _go_on(config: RunConfig, folder: Path) -> str:
-    return shlex.join(["evolve", "run", "--config", config.source, "--resume", folder.name])
+        raise type(error)(f"{error}\nNothing is lost: `{go_on(config, folder)}` goes on.") from error
 
 
 def _afresh(folder: Path) -> str:
@@ -292,111 +240,6 @@ async def _judge_seeds(config: RunConfig, seeds: list[str], executor: Executor, 
             )
         judged.append(Judged(step=step, candidate=candidate, evaluation=evaluation))
     return judged
-
-
-def _search(journal: Journal, wanted: _Run, bench: wiring.Bench, secret: str) -> int:
-    config = wanted.config
-    parts = wiring.parts(config, wanted.problem, bench, journal, wanted.council)
-    board = Board(
-        name=journal.folder.name,
-        best=lambda: parts.population.best,
-        members=lambda: parts.council.standings.of,
-        budget=parts.budget,
-    )
-    view = LiveView(board, wanted.console)
-    for logged in journal.events(evidence=False):
-        parts.budget.observe(logged.event, logged.at)  # wall time is that of the sessions on record
-        for observer in (parts.population, parts.council, view):
-            observer.observe(logged.event)
-    parts.council.warnings()  # said when they came up
-    search = Search(
-        journal=journal,
-        population=parts.population,
-        council=parts.council,
-        budget=parts.budget,
-        executor=bench.executor,
-        render=parts.render,
-        read=parts.read,
-        secret=secret,
-        next_step=journal.last_step() + 1,
-        replies=config.concurrency.replies,
-        in_flight=config.concurrency.steps or config.concurrency.replies + bench.width,
-        watch=(view, _BestFile(journal, parts.population)),
-    )
-    why = _until_done(search, journal, view)
-    interrupted, best = why == INTERRUPTED, parts.population.best
-    summary(wanted.console, journal, best, why, go_on=_go_on(config, journal.folder) if interrupted else None)
-    return 130 if interrupted else 0 if best else 1
-
-
-def _until_done(search: Search, journal: Journal, view: LiveView) -> str:
-    interrupts = _Interrupts(search=search, journal=journal, view=view)
-    view.reader_left = interrupts.obey
-
-    async def supervised() -> str:
-        drawing = asyncio.create_task(view.keep_fresh())
-        try:
-            return await search.run(journal.pending())
-        finally:
-            drawing.cancel()
-
-    with view:
-        why = _in_loop(supervised(), interrupts.obey)
-    why = INTERRUPTED if interrupts.count else why
-    journal.append(
-        Noted(what=INTERRUPTED if why == INTERRUPTED else "finished", text=f"{journal.folder.name} ended: {why}.")
-    )
-    return why
-
-
-@dataclass(kw_only=True)
-class _Interrupts:
-    """The first one ends the run in order, the second at once: every child dies with this process."""
-
-    search: Search
-    journal: Journal
-    view: LiveView
-    count: int = 0
-
-    def obey(self) -> None:
-        self.count += 1
-        if self.count > 1:
-            self.view.stop()
-            print("evolve: stopped at once; what was in flight is judged or asked again by --resume.", file=sys.stderr)
-            sys.stderr.flush()
-            os._exit(130)
-        dropped = self.search.stop(INTERRUPTED)
-        judged = sorted(self.view.board.flying - set(dropped))
-        text = (
-            f"Interrupted: what is being judged comes to its end (steps: {_listed(judged)}); dropped before their "
-            f"reply, and asked again by --resume: {_listed(dropped)}. A second interrupt stops at once."
-        )
-        noted = Noted(what="stopping", text=text, data={"dropped": dropped, "finishing": judged})
-        with suppress(MachineryError):  # the search comes upon a full disk by itself
-            self.journal.append(noted)
-        self.view.observe(noted)
-        self.view.stopping()
-
-
-def _listed(steps: list[int]) -> str:
-    return ", ".join(map(str, steps)) or "none"
-
-
-@dataclass
-class _BestFile:
-    """Keeps `best.py` beside the journal."""
-
-    journal: Journal
-    population: Any
-    written: str = ""
-
-    def observe(self, event: Event) -> None:
-        if not isinstance(event, Judged | Confirmed):
-            return
-        best: Attempt | None = self.population.best
-        if best and best.id != self.written:
-            self.journal.write_best(best.candidate.source)
-            self.written = best.id
 
 
 def dry_run(order: Order) -> int:

@@ -62,6 +62,7 @@ class Bench:
     calibration: Mapping[str, Json]
     environment: Mapping[str, Json]
     facts: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,7 @@ def open_bench(
         calibration=opened.calibration,
         environment={**environment(), **opened.environment},
         facts=opened.facts,
+        warnings=opened.warnings,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evolve.errors import ConfigError, MachineryError
+from evolve.errors import ConfigError, MachineryError, ProblemError
 from evolve.judge import Backend
 from evolve.judge.stages import Target
 from evolve.problem import Problem, Variant
@@ -48,6 +48,8 @@ def open_backend(settings: Settings, *, seed: str | None, calibration: Mapping[s
         from evolve.judge.backends.fake import FakeBackend
 
         return Opened(backend=FakeBackend(), device="the fake judge", ranking_key="fake")
+    if name in ("cpu", "gpu") and calibration is None:
+        _fit(settings)
     if name == "cpu":
         from evolve.judge.backends.cpu import open_cpu
 
@@ -62,6 +64,15 @@ def open_backend(settings: Settings, *, seed: str | None, calibration: Mapping[s
 
         return open_gpu(settings, calibration)
     return _own(name, settings)
+
+
+def _fit(settings: Settings) -> None:
+    """Nothing is judged by a problem that would let wrong answers pass. What a GPU can add, calibration adds."""
+    from evolve.judge.fitness import unfit
+
+    if why := unfit(settings.problem, settings.variant):
+        where = settings.problem.path or settings.problem.name
+        raise ProblemError(f"{where} is not fit for use: {why} `evolve check {where}` shows everything that was tried.")
 
 
 def timed_names(settings: Settings) -> list[str]:
