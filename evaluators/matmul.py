@@ -20,11 +20,12 @@ overlaps one tile's store with the next one's loads. Skinny shapes (M = 1, 16) a
 memory bandwidth: small BLOCK_M, many programs, split K, wide loads along b's contiguous side. (512,512,16384) has
 sixteen 128×128 tiles for 132 SMs: only splitting K fills the chip.
 float32 under the ieee contract has no tensor cores: tl.dot needs input_precision="ieee", its default is tf32. Where
-tf32 is allowed, say input_precision="tf32". fp8 wants both operands K-major (b "col") and BLOCK_K 128; int8 the same.
+tf32 is allowed, say input_precision="tf32": eight times the speed. fp8 and int8 want both operands K-major (b "col")
+and BLOCK_K 128.
 The normwise contracts hold the error against the norms of a and b and not of c: room for Strassen, not for fewer bits.
 """
 
-FP8 = torch.float8_e4m3fn
+LARGEST = 6.0  # of millions of random sums, in units of their root mean square
 
 
 # --- Inputs and outputs -----------------------------------------------------------------------------------------------
@@ -69,17 +70,19 @@ def bytes_moved(workload: Workload) -> float:
 def normwise(bound: float) -> Custom:
     """Error against ‖a‖‖b‖, over the whole and at most four times the bound in each 128×128 tile: all that algorithms
     promise which add rows of different size before they multiply. `bound` is in units of what c would be if a and b
-    were random of these norms, so that for N(0,1) it is the same as the norm-wise bound on c."""
+    were random of these norms, so that for N(0,1) it is the same as the norm-wise bound on c; where few outliers make
+    some of c far larger than that, their part."""
 
     def error(out: torch.Tensor, ref: torch.Tensor, inputs: Any) -> float:
         a, b = (x.double() for x in inputs[:2])
-        scale = a.norm() / a.shape[0] ** 0.5 * b.norm() / b.shape[1] ** 0.5 / a.shape[1] ** 0.5
+        usual = a.norm() / a.shape[0] ** 0.5 * b.norm() / b.shape[1] ** 0.5 / a.shape[1] ** 0.5
+        scale = max(float(usual), float(ref.abs().max()) / LARGEST)
         wrong = (out.double() - ref).square()
         if not bool(torch.isfinite(wrong).all()):
             return float("inf")
         tiles = torch.nn.functional.avg_pool2d(wrong[None], 128, ceil_mode=True, count_include_pad=False)
         worst = max(float(wrong.mean()), float(tiles.max()) / 16)
-        return worst**0.5 / (bound * max(float(scale), 1e-300))
+        return worst**0.5 / (bound * max(scale, 1e-300))
 
     return Custom(error=error)
 
@@ -187,9 +190,12 @@ BASELINES = (
 
 # --- Contracts and sizes ----------------------------------------------------------------------------------------------
 
-# Bounds: good kernels 1.7e-3 (bf16), 2.1e-4 (fp16, H200), 4e-7 (ieee), 2.9e-4 (tf32); a bf16 accumulator is at 3.5e-3
-# and above, an fp16 one at 4.4e-4, fp8 operands at 3.7e-2. fp8's own products are exact, its accumulator on Hopper has
-# 14 bits: rounding c to bf16 hides that until K is long. One level of Strassen doubles or trebles the ieee error.
+# Bounds, from an H200, cuBLAS and Triton alike where nothing else is said. bf16: good kernels 1.7e-3, sums in bf16
+# 3.5e-3 and above. fp16: 2.1e-4, and 4.4e-4. tf32: cuBLAS rounds its operands, 2.9e-4; tl.dot cuts them off, 7.7e-4 to
+# 8e-4; operands in bf16 2.4e-3. float32: sums lose more the longer they are, 4e-7 at K = 512, 1.2e-6 at 4096, 2.3e-6 at
+# 16384. fp8: the tensor core's accumulator has 14 bits, 1.7e-3 at K = 512, 3.6e-3 at 16384, and 1.9e-2 there where the
+# sum cancels, which the baseline's own error then grants; c rounded to fp8 is at 2.6e-2. One level of Strassen: 1.4
+# times the classical error in float32, 3.2e-6 at most, and 9.5e-4 in tf32; c rounded to bf16 is at 1.7e-3.
 VARIANTS = (
     Variant(
         name="bf16",
@@ -198,17 +204,17 @@ VARIANTS = (
         stand_in="fp16",
     ),
     Variant(name="fp16", params={"dtype": "float16"}, comparators={"c": Norm(strict=3.5e-4, at_most=8e-4)}),
-    Variant(name="fp32", params={"dtype": "float32"}, comparators={"c": Norm(strict=2e-6, at_most=1e-5)}),
+    Variant(name="fp32", params={"dtype": "float32"}, comparators={"c": Norm(strict=4e-6, at_most=1e-5)}),
     Variant(
         name="tf32",
         params={"dtype": "float32", "tf32": True},
-        comparators={"c": Norm(strict=6e-4, at_most=1e-3)},
+        comparators={"c": Norm(strict=1e-3, at_most=1.2e-3)},
         allows=frozenset({"tf32"}),
     ),
     Variant(
         name="fp8",
         params={"dtype": "float8_e4m3fn", "out_dtype": "bfloat16", "b_layout": "col"},
-        comparators={"c": Norm(strict=3e-3, at_most=8e-3)},
+        comparators={"c": Norm(strict=5e-3, at_most=2.5e-2)},
         stand_in="fp16",  # the interpreter rounds to bf16 wrongly, and c is bf16
     ),
     Variant(
@@ -220,7 +226,7 @@ VARIANTS = (
     Variant(
         name="tf32_normwise",
         params={"dtype": "float32", "tf32": True},
-        comparators={"c": normwise(1.2e-3)},
+        comparators={"c": normwise(1.4e-3)},
         allows=frozenset({"tf32"}),
     ),
 )

@@ -92,13 +92,14 @@ def on_gpu(workload: Workload) -> str | None:
 
 # --- Contracts and sizes ----------------------------------------------------------------------------------------------
 
-# Rounding c alone is 1.7e-3 of the norm in bf16 and 2.1e-4 in fp16; an unfused gelu rounds z as well: 2.5e-3 and 3e-4.
+# Rounding c alone is 1.7e-3 of the norm in bf16 and 2.1e-4 in fp16; an unfused gelu rounds z as well: up to 3.1e-3 and
+# 4e-4 (H200), and so does cuBLASLt at sizes that its fused kernels do not take.
 # A bf16 accumulator is at 3.5e-3 and above, gelu with erf in the place of tanh at 4e-4.
 VARIANTS = (
     Variant(
         name="bf16",
         params={"dtype": "bfloat16"},
-        comparators={"c": Norm(strict=3e-3, at_most=5e-3)},
+        comparators={"c": Norm(strict=3.4e-3, at_most=5e-3)},
         stand_in="fp16",
     ),
     Variant(name="fp16", params={"dtype": "float16"}, comparators={"c": Norm(strict=4.5e-4, at_most=8e-4)}),
