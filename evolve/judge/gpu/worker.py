@@ -12,6 +12,7 @@ import os
 import platform
 import random
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -112,7 +113,8 @@ class Worker:
             self._problem = load_problem(order["problem"])
             if self._engine is None:
                 self._engine = CudaEngine(str(order.get("gpu", "0")))
-        with phases("rehearse"):
+        with phases("rehearse"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The CUDA Graph is empty")  # on purpose: see `_rehearse`
             if order.get("rehearse"):
                 self._rehearse(workload_of(order["rehearse"]), self.problem.variant(order["variant"]), phases)
         return {"opened": surroundings(self.engine), "seconds": phases.seconds}
