@@ -39,8 +39,17 @@ def _gpu(calibration: Mapping[str, Any], console: Console) -> None:
         shown = ", ".join(f"{k} {v:.4g}" for k, v in value.items()) if isinstance(value, Mapping) else f"{value}"
         console.print(Text(f"  {name:<12} {shown}"), soft_wrap=True)
     for when, reading in calibration["clocks"].items():
-        console.print(Text(f"  clocks {when:<6} {reading or 'not readable'}"), soft_wrap=True)
+        console.print(Text(f"  clocks {when:<6} {_clocks(reading)}"), soft_wrap=True)
     for foreigner in calibration["foreigners"]:
         console.print(Text(f"  also on this GPU: {foreigner}; nothing is promoted meanwhile", style="yellow"))
     for warning in calibration["warnings"]:
         console.print(Text(f"  warning: {warning}", style="yellow"), soft_wrap=True)
+
+
+def _clocks(reading: Mapping[str, Any] | None) -> str:
+    if not reading:
+        return "not readable here"
+    return (
+        f"SM {reading['sm_mhz']} MHz, memory {reading['memory_mhz']} MHz, {reading['power_watts']:.0f} W, "
+        f"{reading['celsius']} °C"
+    )
