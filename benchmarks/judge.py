@@ -1,6 +1,6 @@
 """The judge's own figures on a GPU: false winners, slowdowns seen, seconds under the lease, repeatability, a storm.
 
-    python benchmarks/judge.py --out DIR [--parts facts,tests,calibrate,good,wrong,aa,slower,repeat,storm]
+    python benchmarks/judge.py --out DIR [--parts cpu,facts,processes,calibrate,tests,good,wrong,aa,slower,repeat,storm]
 
 Each part is a process of its own with its own time limit; one that breaks costs only itself. Everything goes to DIR as
 JSON and logs, and a short table is printed last. Calibration is made once and shared. It sets nothing on the GPU.
@@ -457,8 +457,47 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
+def cpu(out: Path, size: float) -> dict[str, Any]:
+    """The same candidates without a GPU, one after another with nothing in the cache: wall seconds, so one core's at
+    most where the machine is idle, and how many distinct specialisations each was built in."""
+    from evolve.judge.backends import Settings, open_backend
+
+    problem = load_problem(ROOT / "benchmarks" / "judge_problem.py")
+    seed = (ROOT / "seeds" / "matmul.py").read_text()
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        settings = Settings(
+            problem=problem,
+            variant=problem.variant("fp16"),
+            backend="cpu",
+            target="sm_90",
+            cache=Path(cache),
+            width=1,
+            timeout=60.0,
+        )
+        opened = open_backend(settings, seed=seed)
+        try:
+            for step, source in enumerate([seed, *sources.variants(int(20 * size))]):
+                candidate = Candidate(step=step, source=source, member="benchmark", kind="seed")
+                began = time.perf_counter()
+                found = opened.backend.evaluate(Job(candidate=candidate, random_seeds=(step, 2, 3)))
+                kernels = len(found.evidence.get("build", {}).get("kernels", {}))
+                rows.append((str(found.verdict), time.perf_counter() - began, max(1, kernels), dict(found.seconds)))
+        finally:
+            opened.backend.close()
+    judged = rows[1:]  # the first one pays for imports that a run pays once
+    return {
+        "verdicts": dict(Counter(r[0] for r in judged)),
+        "seconds_median": round(median([r[1] for r in judged]), 3),
+        "seconds_worst": round(max(r[1] for r in judged), 3),
+        "seconds_a_specialisation": round(median([r[1] / r[2] for r in judged]), 3),
+        "stages": {k: round(median([r[3].get(k, 0.0) for r in judged]), 3) for k in judged[0][3]},
+    }
+
+
 Part = Callable[[Path, float], dict[str, Any]]
 PARTS: dict[str, tuple[Part, int]] = {
+    "cpu": (cpu, 300),
     "facts": (facts, 60),
     "processes": (processes, 120),
     "calibrate": (calibrate, 180),
