@@ -84,6 +84,7 @@ def lowered(shape: Shape, workload: Workload, target: Target) -> Lowered:
     a, b = lowering.tensor("in0", (m, k)), lowering.tensor("in1", (k, n))
     c = lowering.tensor("out0", (m, n), dtype="float32" if atomic else "bfloat16")
     values = [a, b, c, m, n, k, k, 1, n, 1, n, 1, *shape.tile, *([shape.own[1]] if shape.own else [])]
+    values += ["ieee"] if shape.kernel == "seed" else []
     grid = {"persistent": (min(tiles, target.sms),), "split": (tiles, shape.own[1] if shape.own else 1)}
     made = lowering.launch(
         kernel,

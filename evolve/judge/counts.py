@@ -175,6 +175,8 @@ class _Counter:
             weights = [np.ones(len(self.ids))] * len(op.regions)
         elif condition.numbers is None or condition.moving:
             weights = [np.full(len(self.ids), 0.5)] * 2
+            if condition.numbers is None:
+                self.unknown.append("a branch depends on data; each side is counted half")
         else:
             taken = (condition.numbers != 0).astype(np.float64)
             weights = [taken, 1.0 - taken]
@@ -182,17 +184,25 @@ class _Counter:
         for region, weight in zip(op.regions, weights, strict=False):
             loads |= self._block(region, times * weight, depth)
         for position, result in enumerate(op.results):
-            self.values[result] = self._yielded(op, position)
+            self.values[result] = self._yielded(op, position, condition)
         return loads
 
-    def _yielded(self, op: Op, position: int) -> Value:
-        """What a branch gives: by name from its first region, without a number."""
-        if op.regions and op.regions[0]:
-            last = op.regions[0][-1]
-            if last.name == "scf.yield" and position < len(last.operands):
-                value = self._get(last.operands[position])
-                return Value(None, value.depends, value.arguments, moving=True)
-        return UNKNOWN
+    def _yielded(self, op: Op, position: int, condition: Value) -> Value:
+        """What a branch gives: either side's number where it is known which is taken, else the first side's leaves."""
+        sides = [
+            self._get(region[-1].operands[position])
+            for region in op.regions
+            if region and region[-1].name == "scf.yield" and position < len(region[-1].operands)
+        ]
+        if not sides:
+            return UNKNOWN
+        first, last = sides[0], sides[-1]
+        decided = len(sides) == 2 and condition.numbers is not None and not condition.moving
+        if decided and first.numbers is not None and last.numbers is not None:
+            numbers = np.where(condition.numbers != 0, first.numbers, last.numbers)
+            depends = first.depends | last.depends | self._leaves(condition)
+            return Value(numbers, depends, first.arguments | last.arguments, first.moving or last.moving)
+        return Value(None, first.depends, first.arguments, moving=True)
 
     # --- scalars ---
 

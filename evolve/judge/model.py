@@ -21,6 +21,7 @@ from evolve.judge.advice import advise
 from evolve.judge.counts import ATOMIC, Counts, Dot, count, view_of
 from evolve.judge.occupancy import Occupancy, occupancy
 from evolve.judge.plan import Launch, Plan, Root
+from evolve.judge.share import ALL, Share, share_of
 from evolve.judge.stages import Binary, Built, Target
 from evolve.judge.targets import clock_ghz, lanes
 from evolve.judge.ttir import Function, parse
@@ -64,6 +65,7 @@ class Prediction:
     advice: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     launches_us: tuple[float, ...] = ()
+    share: Share = ALL
 
     def evidence(self) -> Json:
         return {
@@ -71,6 +73,7 @@ class Prediction:
             "time_us": round(self.time_us, 3),
             "bound": self.bound,
             "roofline": round(self.roofline, 4),
+            "share_of_the_work": {"part": round(self.share.part, 4), "of": self.share.what},
             "terms_us": {name: round(value, 3) for name, value in self.terms.items()},
             "advice": list(self.advice),
             "notes": list(self.notes),
@@ -99,7 +102,11 @@ def predict(plan: Plan, built: Built, target: Target, workload: Workload, proble
     memsets = [root for root in plan.roots if root.zeroed]
     cleared = sum(target.launch_us + _seconds_of(r.nbytes, target.memory_gbs * MEMORY_REACHED) for r in memsets)
     terms["launch"] = terms.get("launch", 0.0) + cleared
+    share = share_of(plan, [work.counts for work in works], workload, problem)
+    notes = tuple(dict.fromkeys(note for work in works for note in work.counts.unknown))
     time_us = sum(work.time_us for work in works) + cleared
+    if notes and share.part < 1:  # what could not be counted is not for free
+        time_us /= max(share.part, 1e-3)
     ideal = ideal_us(target, workload, problem, works)
     time_us = max(time_us, ideal, target.launch_us)
     costliest = max(works, key=lambda w: w.time_us, default=None)
@@ -110,7 +117,8 @@ def predict(plan: Plan, built: Built, target: Target, workload: Workload, proble
         roofline=min(1.0, ideal / time_us),
         terms=terms,
         advice=advise(bound, costliest.counts, costliest.binary, costliest.occupancy, target) if costliest else (),
-        notes=tuple(dict.fromkeys(note for work in works for note in work.counts.unknown)),
+        notes=notes,
+        share=share,
         launches_us=tuple(work.time_us for work in works),
     )
 

@@ -239,3 +239,40 @@ def test_what_a_score_means_is_in_its_ranking_key(tmp_path):
         assert matmul().digest in made.ranking_key
         assert "modelled" in made.ranking_key
     assert len(keys) == 2
+
+
+# --- What the model may not be told -----------------------------------------------------------------------------------
+
+
+def test_an_honest_kernel_is_seen_to_do_the_whole_work(passed):
+    for workload in TIMED:
+        assert passed.evidence["time"][workload.name]["share_of_the_work"]["part"] >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("range(0, K, BLOCK_K)", "range(0, K if K < 1000 else K // 2, BLOCK_K)"),
+        ("range(0, K, BLOCK_K)", "range(0, K, BLOCK_K * (1 + (M + N) // 4096 + M // 1024))"),
+        ("    grid = (", "    if K > 1000:\n        N = N // 2\n    grid = ("),
+    ],
+)
+def test_work_that_is_skipped_at_timed_sizes_is_impossible(cpu, old, new):
+    found = cpu.evaluate(job_of(swapped((old, new))))
+    assert found.verdict is Verdict.IMPOSSIBLE, (found.verdict, found.score, found.feedback)
+    assert "of the work" in found.feedback or "that the answer takes" in found.feedback
+    assert found.evidence["time"]
+
+
+def test_work_that_cannot_be_counted_is_not_for_free(cpu, passed):
+    """A loop whose length hangs on data would count as one turn."""
+    hidden = swapped(
+        (
+            "    for k in range(0, K, BLOCK_K):",
+            "    for k in range(0, K + (tl.load(a_ptr) > 1e30).to(tl.int32), BLOCK_K):",
+        )
+    )
+    found = cpu.evaluate(job_of(hidden))
+    assert found.verdict is Verdict.PASSED, found.feedback
+    assert any("depends on data" in note for note in found.evidence["time"]["square"]["notes"])
+    assert found.score < 1.1

@@ -22,11 +22,12 @@ from evolve.judge.feedback import speed_feedback
 from evolve.judge.jail import Jail, Limits
 from evolve.judge.model import Prediction, predict
 from evolve.judge.pipeline import Checked, Pipeline, Ready, Record, Timed
+from evolve.judge.share import LEAST
 from evolve.judge.stages import Ruling, Target
 from evolve.judge.targets import find
 from evolve.judge.traits import traits
 from evolve.problem import Problem, Variant
-from evolve.types import Candidate, Job, Json, Measurement
+from evolve.types import Candidate, Job, Json, Measurement, Verdict
 
 # The model's own ranking is not finer than this; a smaller gain is no reason to replace the incumbent.
 CLEARLY = 1.01
@@ -53,6 +54,8 @@ class CpuDevice:
 
     def time(self, ready: Ready) -> Timed:
         predictions = self.predict(ready)
+        for name, prediction in predictions.items():
+            enough(name, prediction)
         measurements = tuple(self._measured(ready, name, p) for name, p in predictions.items())
         heaviest = self.heaviest()
         plan = next(p for p in ready.gated.lowered.plans if p.workload == heaviest)
@@ -180,6 +183,21 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
         environment=environment,
         facts=(*prompt_facts(target, versions, "data sheet"), NO_GPU, *unjudged(target)),
         warnings=(*unjudged(target), *version_warnings(versions), *jail_warnings(jail.protections, jail.reason)),
+    )
+
+
+def enough(workload: str, prediction: Prediction) -> None:
+    """Nothing was run at this size; what is plainly not the whole work cannot be the answer. Where something could not
+    be counted, the model has made up for it instead."""
+    share = prediction.share
+    if share.part >= LEAST or prediction.notes:
+        return
+    raise Ruling(
+        Verdict.IMPOSSIBLE,
+        f"workload {workload}: its launches account for {share.part:.0%} of the {share.what} that the answer takes. "
+        "Do the whole work at every size.",
+        stage="time",
+        evidence={"time": {workload: prediction.evidence()}},
     )
 
 

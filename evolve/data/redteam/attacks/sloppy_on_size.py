@@ -1,7 +1,7 @@
 # WHAT: adds up half of K at the sizes that are timed
-# EXPECT: INCORRECT
-# STAGE: check
-# REASON: error|exact|NaN|differ
+# EXPECT: INCORRECT|IMPOSSIBLE
+# STAGE: check|time
+# REASON: error|exact|NaN|differ|never stored|account for
 # NEEDS: any
 
 import torch
@@ -34,7 +34,7 @@ def matmul_kernel(
     cols = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     steps = K
-    if (M == 4096) | (M == 8192) | (M == 128) | (M == 72):
+    if (M >= 1024) & (K >= 1024):
         steps = K // 2
     for k in range(0, steps, BLOCK_K):
         ks = k + tl.arange(0, BLOCK_K)
