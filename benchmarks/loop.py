@@ -55,11 +55,11 @@ def searching(journal: Journal, config: RunConfig, stamps: Stamps) -> tuple[Sear
 
     problem = wiring.problem(config)
     bench = wiring.open_bench(config, problem, None)
-    parts = wiring.parts(config, problem, bench, journal)
     member = ScriptedMember(
         lambda draw, prompt: f"Hypothesis: h\n```python\nx = {draw.step}\n{FILLER}\n```", name="scripted"
     )
     council = Council([Seat(name="scripted", member=member, weight=1.0, kinds={"rewrite": 1.0})], random_seed=1)
+    parts = wiring.parts(config, problem, bench, journal, council)
     search = Search(
         journal=journal,
         population=parts.population,
