@@ -101,8 +101,10 @@ def _begin(folder: Path, wanted: Wanted) -> int:
             bench = wiring.open_bench(config, problem, seeds[0] if seeds else None)
         _warn(console, bench.warnings)
         with closing(bench.executor):
-            with _doing(console, "Judging the seed"):
-                planted = in_loop(_judge_seeds(config, seeds, bench.executor, secret))
+            planted: list[Judged] = []
+            if seeds:
+                with _doing(console, "Judging the seed"):
+                    planted = in_loop(_judge_seeds(config, seeds, bench.executor, secret))
             environment = {**bench.environment, "secret": secret, "calibration": bench.calibration}
             meta = wiring.meta(config, problem, bench, evolve.__version__)
             journal = Journal.create(folder, config_text=dump(config), environment=environment, meta=meta)
