@@ -19,6 +19,7 @@ from evolve.judge.confirm import KNOWN, roles, told
 from evolve.judge.gate import gate
 from evolve.judge.jail import Jail
 from evolve.judge.lower import lower
+from evolve.judge.neighbours import specialised
 from evolve.judge.plan import Plan
 from evolve.judge.screen import screen
 from evolve.judge.stages import Built, Gated, Point, Ruling, Screened, Target
@@ -132,12 +133,14 @@ class Pipeline:
         with record.stage("time"):
             timed = self.device.time(ready)
         record.evidence["time"] = timed.evidence
+        with record.stage("lower"):
+            made_for_these, record.evidence["neighbours"] = self._neighbours(ready)
         return Evaluation(
             verdict=Verdict.PASSED,
             feedback=timed.feedback,
             stage="confirm" if job.mode == "confirm" else "time",
             measurements=timed.measurements,
-            traits=timed.traits,
+            traits={**timed.traits, "specialised": made_for_these},
             errors=checked.errors,
             evidence=evidence.finite(record.evidence),
             digests=tuple(record.digests),
@@ -177,6 +180,14 @@ class Pipeline:
             gated=gated,
             built=built,
             parameters={p.workload.name: p.parameters for p in points},
+        )
+
+    def _neighbours(self, ready: Ready) -> tuple[bool, Json]:
+        timed = {w.name: w for w in self.problem.of_role("time", self.variant)}
+        plans = [plan for plan in ready.gated.lowered.plans if plan.workload in timed]
+        points = [Point(workload=timed[p.workload], parameters=ready.parameters[p.workload]) for p in plans]
+        return specialised(
+            self.jail, ready.screened, self.problem, points, plans, self.target, random_seed=_shuffle(ready.job)
         )
 
     def _to_build(self, gated: Gated, job: Job) -> tuple[Plan, ...]:

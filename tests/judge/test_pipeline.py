@@ -276,3 +276,31 @@ def test_work_that_cannot_be_counted_is_not_for_free(cpu, passed):
     assert found.verdict is Verdict.PASSED, found.feedback
     assert any("depends on data" in note for note in found.evidence["time"]["square"]["notes"])
     assert found.score < 1.1
+
+
+# --- Made for the sizes that are timed --------------------------------------------------------------------------------
+
+
+def test_an_ordinary_kernel_is_launched_alike_around_the_timed_sizes(passed):
+    assert passed.traits["specialised"] is False
+    near = passed.evidence["neighbours"]
+    assert set(near) == {w.name for w in TIMED}
+    assert all(row["differs"] == "" for row in near.values())
+    assert near["skinny"]["sizes"]["M"] == 16
+    assert near["skinny"]["sizes"]["N"] < 4096
+    assert near["skinny"]["sizes"]["N"] % 256 == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("    grid = (", "    BLOCK_N = 128 if M == 1024 else BLOCK_N\n    grid = ("),
+        ("    grid = (", "    num_warps = 8 if K == 4096 else num_warps\n    grid = ("),
+        ("    grid = (", "    assert K < 3000 or K == 4096\n    grid = ("),
+    ],
+)
+def test_a_kernel_made_for_one_size_is_called_specialised(cpu, change):
+    found = cpu.evaluate(job_of(swapped(change)))
+    assert found.verdict is Verdict.PASSED, found.feedback
+    assert found.traits["specialised"] is True
+    assert any(row["differs"] for row in found.evidence["neighbours"].values())
