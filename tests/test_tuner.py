@@ -1,0 +1,285 @@
+"""Ask and tell: what is asked, what is never asked, and what is found."""
+
+import logging
+import random
+import time
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evolve.tuner import Limits, Race, Tuner, key_of, nearest, priors
+
+SPACE = {
+    "BLOCK_M": (16, 32, 64, 128, 256),
+    "BLOCK_N": (32, 64, 128, 256),
+    "BLOCK_K": (32, 64, 128),
+    "num_warps": (4, 8),
+    "num_stages": (2, 3, 4, 5),
+}
+BEST = {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3}
+
+
+def bowl(point, best=BEST):
+    """Smooth in the positions of the values, with its floor of 100 µs at `best`."""
+    steps = [abs(SPACE[n].index(point[n]) - SPACE[n].index(best[n])) / len(SPACE[n]) for n in SPACE]
+    return 100.0 * (1 + sum(s * s for s in steps))
+
+
+def run(tuner, value=bowl, batch=1):
+    asked = []
+    while points := tuner.ask(batch):
+        for point in points:
+            asked.append(point)
+            tuner.tell(point, value(point))
+    return asked
+
+
+# --- What is asked ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_believed_in_comes_first_whole_and_in_its_order():
+    parents = {"BLOCK_M": 256, "num_stages": 4, "GONE": 1}
+    defaults = {name: values[0] for name, values in SPACE.items()}
+    asked = Tuner(SPACE, start=[parents, defaults, BEST, defaults], points=10).ask(4)
+    assert asked[:3] == [{**defaults, "BLOCK_M": 256, "num_stages": 4}, defaults, BEST]
+    assert len({key_of(p) for p in asked}) == 4, "the fourth start was asked already, so another point took its place"
+
+
+def test_a_start_may_lie_outside_the_space():
+    tuner = Tuner(SPACE, start=[{**BEST, "BLOCK_M": 48}], points=20)
+    asked = run(tuner, lambda p: 5.0 if p["BLOCK_M"] == 48 else 9.0)
+    assert asked[0]["BLOCK_M"] == 48
+    assert all(p["BLOCK_M"] in SPACE["BLOCK_M"] for p in asked[1:])
+    assert tuner.best.point == asked[0]
+
+
+def test_a_space_that_fits_the_budget_is_tried_whole():
+    space = {"a": (1, 2, 3), "b": (True, False), "c": ("only",)}
+    tuner = Tuner(space, points=6)
+    asked = run(tuner, lambda p: 1.0 + p["a"], batch=4)
+    assert sorted(map(key_of, asked)) == sorted(
+        key_of({"a": a, "b": b, "c": "only"}) for a, b, _ in product(*space.values())
+    )
+    assert tuner.ask(1) == []
+
+
+def test_a_space_with_few_feasible_points_is_exhausted_too():
+    tuner = Tuner(SPACE, points=40, feasible=lambda p: None if p["BLOCK_M"] == p["BLOCK_N"] == 64 else "not square")
+    asked = run(tuner)
+    assert len(asked) == 24
+    assert all(p["BLOCK_M"] == p["BLOCK_N"] == 64 for p in asked)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    space=st.dictionaries(
+        st.text(min_size=1, max_size=6),
+        st.lists(
+            st.booleans() | st.integers(-5, 1 << 40) | st.floats(-2, 2) | st.text(max_size=3), min_size=0, max_size=6
+        ),
+        max_size=5,
+    ),
+    points=st.integers(1, 25),
+    batch=st.integers(1, 7),
+    seed=st.integers(0, 5),
+)
+def test_odd_spaces_are_searched_without_repeating_a_point(space, points, batch, seed):
+    tuner = Tuner(space, points=points, random_seed=seed)
+    rng = random.Random(seed)
+    asked = run(tuner, lambda p: rng.choice([None, 1.0, 2.5]), batch)
+    assert len({key_of(p) for p in asked}) == len(asked) == min(points, tuner.size)
+    for point in asked:
+        assert all(any(repr(point[n]) == repr(v) for v in space[n]) for n in point)
+
+
+def test_equal_numbers_of_different_kinds_are_different_points():
+    asked = run(Tuner({"x": (1, True, 1.0, "1")}, points=10), lambda p: 1.0)
+    assert sorted(repr(p["x"]) for p in asked) == ["'1'", "1", "1.0", "True"]
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_same_numbers_and_seed_give_the_same_questions(batch):
+    first, again, other = (run(Tuner(SPACE, random_seed=s, points=40), batch=batch) for s in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_telling_what_was_not_asked_is_the_callers_mistake():
+    tuner = Tuner(SPACE, points=5)
+    (point,) = tuner.ask()
+    with pytest.raises(ValueError, match="positive and finite"):
+        tuner.tell(point, float("nan"))
+    tuner.tell(point, 3.0)
+    with pytest.raises(ValueError, match="not waiting"):
+        tuner.tell(point, 3.0)
+
+
+# --- What is found ----------------------------------------------------------------------------------------------------
+
+
+def test_it_finds_more_than_chance_does():
+    """480 points, 60 questions: the mean over seeds of the best found, against as many random ones."""
+    found, chance = [], []
+    everything = [dict(zip(SPACE, v, strict=True)) for v in product(*SPACE.values())]
+    for seed in range(8):
+        tuner = Tuner(SPACE, random_seed=seed, points=60)
+        run(tuner, batch=4)
+        found.append(tuner.best.value_us)
+        chance.append(min(map(bowl, random.Random(seed).sample(everything, 60))))
+    assert sum(found) < sum(chance)
+    assert sum(f < 101 for f in found) >= 6, found
+
+
+def test_infeasible_points_are_remembered_and_avoided():
+    def value(point):
+        return None if point["BLOCK_M"] >= 128 else bowl(point)
+
+    tuner = Tuner(SPACE, start=[BEST], random_seed=1, points=60)
+    asked = run(tuner, value)
+    assert tuner.trials[0].value_us is None
+    assert tuner.best.point["BLOCK_M"] == 64
+    late = [p for p in asked[30:] if p["BLOCK_M"] >= 128]
+    assert len(late) < 12, "two fifths of the space, and it should know by then"
+
+
+def test_nothing_feasible_has_no_best():
+    tuner = Tuner({"x": (1, 2)}, points=4)
+    (first, second) = tuner.ask(4)
+    tuner.tell(first, None, why="it does not build")
+    tuner.tell(second, None)
+    assert tuner.best is None
+    assert tuner.trials[0].why == "it does not build"
+
+
+def test_150_questions_take_about_a_second():
+    run(Tuner(SPACE, points=5))  # the import
+    began = time.perf_counter()
+    asked = run(Tuner(SPACE, points=150, feasible=Limits(shared_bytes=232_448, element_bytes=2)))
+    assert len(asked) == 150
+    assert time.perf_counter() - began < 6, "about one second where nobody else computes"
+
+
+def test_optuna_says_nothing(caplog, capfd):
+    with caplog.at_level(logging.DEBUG):
+        run(Tuner(SPACE, points=12))
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+# --- What cannot work -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("point", "why"),
+    [
+        (BEST, None),
+        ({**BEST, "num_warps": 4}, "256 accumulators"),
+        ({**BEST, "BLOCK_K": 128, "num_stages": 5}, "shared memory"),
+        ({**BEST, "BLOCK_M": 96}, "no power of two"),
+        ({**BEST, "num_warps": 64}, "at most 32"),
+        ({"BLOCK_M": 512, "BLOCK_N": 512}, None),
+        ({"num_stages": 9, "SPLIT": 3, "BLOCK_M": True}, None),
+    ],
+)
+def test_what_cannot_work_is_known_before_a_build(point, why):
+    found = Limits(shared_bytes=232_448, element_bytes=2)(point)
+    assert found is None if why is None else why in found
+
+
+def test_what_was_built_overrules_a_rule_and_only_that():
+    limits = Limits(shared_bytes=232_448, element_bytes=2)
+    built = {**BEST, "num_warps": 4}
+    assert limits(built)
+    limits.overrule(built)
+    assert limits(built) is None
+    assert limits({**BEST, "BLOCK_N": 96})
+
+
+def test_refused_points_are_on_record_until_they_are_allowed():
+    limits = Limits(shared_bytes=232_448, element_bytes=2)
+    space = {"BLOCK_M": (128,), "BLOCK_N": (128, 256), "num_warps": (4,)}
+    tuner = Tuner(space, points=8, feasible=limits)
+    (only,) = tuner.ask(8)
+    ((refused, why),) = tuner.refused
+    assert (only["BLOCK_N"], refused["BLOCK_N"]) == (128, 256)
+    assert "accumulators" in why
+    limits.overrule(refused)
+    assert tuner.ask(8) == [refused]
+    assert tuner.refused == []
+
+
+def test_priors_are_of_the_space():
+    assert {**BEST} in priors(SPACE)
+    for point in priors(SPACE):
+        assert all(value in SPACE[name] for name, value in point.items())
+    assert priors({"BLOCK_M": (128,), "BLOCK_N": (64,), "num_warps": (8,)}) == [
+        {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8}
+    ]
+    assert priors({"ROWS": (1, 2)}) == []
+
+
+# --- Racing -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_slow_get_few_samples_and_the_winner_many():
+    rng = random.Random(1)
+    points = [{"x": i} for i in range(16)]
+    taken = dict.fromkeys(range(16), 0)
+    race = Race(points, looks=(3, 10, 30))
+    while asked := race.ask():
+        for point, samples in asked:
+            taken[point["x"]] += samples
+            race.tell(point, [100 * (1 + 0.05 * point["x"]) * rng.uniform(0.98, 1.06) for _ in range(samples)])
+    assert race.best.point == {"x": 0}
+    assert taken[15] == 3
+    assert taken[0] == 43
+    assert sum(taken.values()) < 16 * 43 / 3
+
+
+def test_ties_stay_in_and_failures_leave():
+    race = Race([{"x": i} for i in range(5)], looks=(1, 1), keep=0.2)
+    for point, _ in race.ask():
+        race.tell(point, None if point["x"] == 0 else [100.0 + (50 if point["x"] == 4 else 0.1 * point["x"])])
+    assert [p["x"] for p, _ in race.ask()] == [1, 2, 3]
+    with pytest.raises(ValueError, match="not being sampled"):
+        race.tell({"x": 4}, [1.0])
+
+
+def test_a_race_of_none_one_or_only_failures_ends():
+    assert Race([]).ask() == []
+    alone = Race([{"x": 1}], looks=(2, 5))
+    assert alone.ask() == [({"x": 1}, 2)]
+    alone.tell({"x": 1}, [3.0, 4.0])
+    assert alone.ask() == []
+    assert alone.best.value_us == 3.5
+    lost = Race([{"x": 1}])
+    lost.tell({"x": 1}, None)
+    assert lost.ask() == []
+    assert lost.best is None
+
+
+# --- Sizes that were never tuned --------------------------------------------------------------------------------------
+
+TABLE = [
+    ({"M": 4096, "N": 4096, "K": 4096}, {"BLOCK_M": 128}),
+    ({"M": 16, "N": 4096, "K": 4096}, {"BLOCK_M": 16}),
+    ({"M": 512, "N": 512, "K": 16384}, {"BLOCK_M": 64}),
+]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "block"),
+    [((4096, 4096, 4096), 128), ((5000, 8192, 2048), 128), ((1, 4096, 4096), 16), ((300, 700, 9000), 64)],
+)
+def test_the_nearest_by_ratio_answers(sizes, block):
+    assert nearest(TABLE, dict(zip("MNK", sizes, strict=True))) == {"BLOCK_M": block}
+
+
+def test_flags_count_and_nothing_has_nothing_near():
+    table = [({"M": 64, "causal": True}, {"x": 1}), ({"M": 128, "causal": False}, {"x": 2})]
+    assert nearest(table, {"M": 64, "causal": False}) == {"x": 2}
+    assert nearest(table, {"M": 64, "causal": True}) == {"x": 1}
+    assert nearest(table, {"M": 0, "layout": "nt"}) == {"x": 1}, "the first of equals, whatever is asked"
+    assert nearest([], {"M": 1}) == {}
