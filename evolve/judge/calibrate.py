@@ -15,11 +15,11 @@ from typing import Any
 from evolve.errors import MachineryError, ProblemError
 from evolve.judge import statistics
 from evolve.judge.check import OTHER_SECONDS, Baseline, seed_of
+from evolve.judge.gpu.facts import workload_to
 from evolve.judge.gpu.lease import lease
 from evolve.judge.gpu.nvml import Gpu
 from evolve.judge.gpu.pool import Pool, WorkerFault
 from evolve.judge.gpu.session import Asked
-from evolve.judge.gpu.worker import workload_to
 from evolve.judge.statistics import Block
 from evolve.problem import Problem, Variant
 from evolve.types import Json, Workload

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from evolve.judge.gpu.facts import workload_to
 from evolve.judge.gpu.session import Asked, Session
-from evolve.judge.gpu.worker import workload_to
 from evolve.judge.inputs import FAMILIES, SAID
 from evolve.judge.plan import Lowered, Plan
 from evolve.judge.plan_json import encode

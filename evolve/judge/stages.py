@@ -57,7 +57,7 @@ class Point:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gated:
     """Plans that were held against the schema and TTIR that was held against the allow-list. `digest` names the whole
-    behaviour (TTIR, grid, scalars, options, scratch, `TUNE`); `certificate` lists every precision-relevant operation."""
+    behaviour (TTIR, grid, scalars, options, scratch, `TUNE`); `certificate` lists every operation that may round."""
 
     lowered: Lowered
     digest: str

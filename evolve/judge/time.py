@@ -17,9 +17,9 @@ from typing import Any
 
 from evolve.judge import statistics
 from evolve.judge.check import OTHER_SECONDS, Baseline, candidate_seconds, contestant, plan_of, seed_of
+from evolve.judge.gpu.facts import workload_to
 from evolve.judge.gpu.place import nbytes_of
 from evolve.judge.gpu.session import Asked, Session
-from evolve.judge.gpu.worker import workload_to
 from evolve.judge.plan import Lowered
 from evolve.judge.stages import Built, Ruling, Target
 from evolve.judge.statistics import Block, Decision, Interval

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from evolve.judge.check import contestant, plan_of
+from evolve.judge.gpu.facts import workload_to
 from evolve.judge.gpu.pool import surroundings
-from evolve.judge.gpu.worker import workload_to
 from evolve.judge.plan import Lowered
 from evolve.judge.stages import Built, Ruling
 from evolve.problem import Problem

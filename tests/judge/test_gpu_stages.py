@@ -16,8 +16,8 @@ from evolve.errors import MachineryError, ProblemError  # noqa: E402
 from evolve.judge import calibrate as calibration_of  # noqa: E402
 from evolve.judge.calibrate import baselines, calibrate, calls_for, table, untried  # noqa: E402
 from evolve.judge.check import Check, families_of, seed_of  # noqa: E402
+from evolve.judge.gpu.facts import workload_to  # noqa: E402
 from evolve.judge.gpu.session import Session  # noqa: E402
-from evolve.judge.gpu.worker import workload_to  # noqa: E402
 from evolve.judge.inputs import families  # noqa: E402
 from evolve.judge.stages import Ruling, Target  # noqa: E402
 from evolve.judge.time import Rival, Timer, roof_us  # noqa: E402
@@ -476,7 +476,7 @@ PROBLEM = Problem(
 
 
 def test_every_workload_is_a_workload_again():
-    from evolve.judge.gpu.worker import workload_of
+    from evolve.judge.gpu.facts import workload_of
 
     workload = Workload(name="w", params={"M": 1, "flag": True}, role="held_out", mode="hot", weight=2.5)
     assert workload_of(workload_to(workload)) == workload

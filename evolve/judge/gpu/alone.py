@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from evolve.judge.gpu.driver import Cuda
+from evolve.judge.gpu.facts import workload_of
 from evolve.judge.gpu.launch import Program
 from evolve.judge.gpu.memory import Buffer
 from evolve.judge.gpu.place import Placed, allocator
-from evolve.judge.gpu.worker import workload_of
 from evolve.judge.plan_json import decode
 from evolve.problem import load_problem
 

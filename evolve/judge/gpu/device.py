@@ -24,11 +24,11 @@ from typing import Any
 from evolve.judge import calibrate as calibration_of
 from evolve.judge.check import Check, seed_of
 from evolve.judge.feedback import speed_feedback
+from evolve.judge.gpu.facts import workload_to
 from evolve.judge.gpu.lease import Held, lease
 from evolve.judge.gpu.nvml import Gpu, visible
 from evolve.judge.gpu.pool import WORKER, Pool
 from evolve.judge.gpu.session import Session
-from evolve.judge.gpu.worker import workload_to
 from evolve.judge.inputs import families
 from evolve.judge.model import predict
 from evolve.judge.pipeline import Checked, Ready, Timed

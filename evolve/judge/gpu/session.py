@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from evolve.errors import MachineryError
+from evolve.judge.gpu.facts import workload_to
 from evolve.judge.gpu.pool import WorkerFault
 from evolve.judge.gpu.wire import WireError
-from evolve.judge.gpu.worker import workload_to
 from evolve.judge.stages import Ruling
 from evolve.types import Verdict, Workload
 

@@ -7,9 +7,6 @@ ends with one final record; a process that ends without one has failed, whatever
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import random
 import traceback
 import warnings
@@ -24,9 +21,9 @@ from evolve.judge.gpu.checking import Case, Checking, scrub
 from evolve.judge.gpu.clock import Phases
 from evolve.judge.gpu.driver import DriverError, Function
 from evolve.judge.gpu.engine import CudaEngine, Engine
+from evolve.judge.gpu.facts import about, free_bytes, surroundings, workload_of
 from evolve.judge.gpu.launch import Program
 from evolve.judge.gpu.memory import Memory
-from evolve.judge.gpu.place import Placed
 from evolve.judge.gpu.rehearsal import empty_plan
 from evolve.judge.gpu.timing import Contestant, Timing
 from evolve.judge.gpu.wire import Channel, WireError
@@ -329,75 +326,13 @@ class Worker:
             why_not = "it compiles at its first call" if baseline.compiles else baseline.unavailable(workload)
             with self._phases(workload=workload.name)("baseline", name=baseline.name):
                 found[baseline.name] = (
-                    {"unavailable": why_not} if why_not else self._about(baseline, workload, variant, order)
+                    {"unavailable": why_not}
+                    if why_not
+                    else about(self.engine, self.problem, baseline, workload, variant, order)
                 )
             self.engine.trim()
         return {"baselines": found}
 
-    def _about(self, baseline: Baseline, workload: Workload, variant: Variant, order: Order) -> dict[str, Any]:
-        made = self.problem.make_inputs(workload, self.engine.device, int(order["random_seed"]))
-        memory = Memory(self.engine.device, self.engine.pages, random.Random(0))
-        copies = Placed(memory, self.problem, workload, made).arguments
-        outputs = answers.call(self.problem, workload, baseline, copies)
-        reference = answers.reference_of(self.problem, workload, made)
-        # Held against the contract's ceiling, not the strict bound: what rounding adds up to over a long sum is no
-        # library's fault (cuBLAS in fp32 at K = 14336: 2.1e-6 on an H200).
-        found = answers.hold(
-            self.problem,
-            variant,
-            workload,
-            outputs or (),
-            reference,
-            made,
-            family=answers.PLAIN,
-            baseline=partial(tuple, outputs or ()),
-        )
-        us = ceilings.call_us(self.engine, baseline, copies) if order.get("timed") else None
-        nbytes = memory.nbytes + sum(o.nbytes for o in outputs or ())
-        del copies, outputs, reference
-        self.engine.synchronize()
-        memory.free()
-        return {"rows": [answers.to_json(f) for f in found], "us": us, "bytes": nbytes}
-
     def _ceilings(self, order: Order) -> dict[str, Any]:
         with self._phases()("ceilings"):
             return {"ceilings": ceilings.measure(self.engine), **surroundings(self.engine)}
-
-
-def workload_of(data: Mapping[str, Any]) -> Workload:
-    return Workload(
-        name=data["name"], params=data["params"], role=data["role"], mode=data["mode"], weight=data["weight"]
-    )
-
-
-def workload_to(workload: Workload) -> dict[str, Any]:
-    return {
-        "name": workload.name,
-        "params": dict(workload.params),
-        "role": workload.role,
-        "mode": workload.mode,
-        "weight": workload.weight,
-    }
-
-
-def free_bytes(engine: Engine) -> int | None:
-    return int(torch.cuda.mem_get_info()[0]) if engine.device == "cuda" else None
-
-
-def surroundings(engine: Engine) -> dict[str, Any]:
-    """What a result has to name."""
-    found: dict[str, Any] = {"pid": os.getpid(), "python": platform.python_version(), "torch": torch.__version__}
-    if engine.device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        found |= {
-            "device": properties.name,
-            "capability": [properties.major, properties.minor],
-            "sms": properties.multi_processor_count,
-            "l2_bytes": int(properties.L2_cache_size),
-            "memory_bytes": int(properties.total_memory),
-            "free_bytes": free_bytes(engine),
-            "cuda": torch.version.cuda,
-            "uuid": f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else None,
-        }
-    found["guards"] = Memory(engine.device, engine.pages, random.Random()).kind
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]

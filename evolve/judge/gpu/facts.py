@@ -1,0 +1,88 @@
+"""What a worker says of the device and of the baselines on it, and workloads as the messages carry them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from evolve.judge.gpu import answers, ceilings
+from evolve.judge.gpu.engine import Engine
+from evolve.judge.gpu.memory import Memory
+from evolve.judge.gpu.place import Placed
+from evolve.problem import Baseline, Problem, Variant
+from evolve.types import Workload
+
+
+def about(
+    engine: Engine, problem: Problem, baseline: Baseline, workload: Workload, variant: Variant, order: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A baseline's error and its time a call."""
+    made = problem.make_inputs(workload, engine.device, int(order["random_seed"]))
+    memory = Memory(engine.device, engine.pages, random.Random(0))
+    copies = Placed(memory, problem, workload, made).arguments
+    outputs = answers.call(problem, workload, baseline, copies)
+    reference = answers.reference_of(problem, workload, made)
+    # Held against the contract's ceiling, not the strict bound: what rounding adds up to over a long sum is no
+    # library's fault (cuBLAS in fp32 at K = 14336: 2.1e-6 on an H200).
+    found = answers.hold(
+        problem,
+        variant,
+        workload,
+        outputs or (),
+        reference,
+        made,
+        family=answers.PLAIN,
+        baseline=partial(tuple, outputs or ()),
+    )
+    us = ceilings.call_us(engine, baseline, copies) if order.get("timed") else None
+    nbytes = memory.nbytes + sum(o.nbytes for o in outputs or ())
+    del copies, outputs, reference
+    engine.synchronize()
+    memory.free()
+    return {"rows": [answers.to_json(f) for f in found], "us": us, "bytes": nbytes}
+
+
+def workload_of(data: Mapping[str, Any]) -> Workload:
+    return Workload(
+        name=data["name"], params=data["params"], role=data["role"], mode=data["mode"], weight=data["weight"]
+    )
+
+
+def workload_to(workload: Workload) -> dict[str, Any]:
+    return {
+        "name": workload.name,
+        "params": dict(workload.params),
+        "role": workload.role,
+        "mode": workload.mode,
+        "weight": workload.weight,
+    }
+
+
+def free_bytes(engine: Engine) -> int | None:
+    return int(torch.cuda.mem_get_info()[0]) if engine.device == "cuda" else None
+
+
+def surroundings(engine: Engine) -> dict[str, Any]:
+    """What a result has to name."""
+    found: dict[str, Any] = {"pid": os.getpid(), "python": platform.python_version(), "torch": torch.__version__}
+    if engine.device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "device": properties.name,
+            "capability": [properties.major, properties.minor],
+            "sms": properties.multi_processor_count,
+            "l2_bytes": int(properties.L2_cache_size),
+            "memory_bytes": int(properties.total_memory),
+            "free_bytes": free_bytes(engine),
+            "cuda": torch.version.cuda,
+            "uuid": f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else None,
+        }
+    found["guards"] = Memory(engine.device, engine.pages, random.Random()).kind
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
