@@ -72,13 +72,13 @@ def search(journal: Journal, wanted: Wanted, bench: wiring.Bench, secret: str) -
         in_flight=config.concurrency.steps or config.concurrency.replies + bench.width,
         watch=(view, _BestFile(journal, parts.population)),
     )
-    why = _until_done(searching, journal, view)
+    why = _until_done(searching, journal, view, parts.council)
     interrupted, best = why == INTERRUPTED, parts.population.best
     summary(wanted.console, journal, best, why, go_on=go_on(config, journal.folder) if interrupted else None)
     return 130 if interrupted else 0 if best else 1
 
 
-def _until_done(search: Search, journal: Journal, view: LiveView) -> str:
+def _until_done(search: Search, journal: Journal, view: LiveView, council: Council) -> str:
     interrupts = _Interrupts(search=search, journal=journal, view=view)
     view.reader_left = interrupts.obey
 
@@ -88,6 +88,7 @@ def _until_done(search: Search, journal: Journal, view: LiveView) -> str:
             return await search.run(journal.pending())
         finally:
             drawing.cancel()
+            await council.close()
 
     with view:
         why = in_loop(supervised(), interrupts.obey)

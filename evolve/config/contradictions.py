@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from evolve.config.nodes import Node, at
-from evolve.config.tree import RunConfig
+from evolve.config.prices import price_of, shipped
+from evolve.config.tree import OpenAIOptions, RunConfig
 
 _NAME = re.compile(r"[\w.:@+-]{1,60}")
 
@@ -68,6 +69,17 @@ def _budget(config: RunConfig, root: Node) -> Iterator[str]:
             f"{_place(root, 'budget')}: no budget, so the run would never end; write `budget: {{steps: 500}}`, "
             "or a limit in usd, tokens, hours or gpu_seconds."
         )
+    for i, member in enumerate(config.council if budget.usd is not None else ()):
+        options = member.options
+        if not isinstance(options, OpenAIOptions) or member.weight == 0:
+            continue
+        if price_of(options.model, options.api_base, options.price) is None:
+            yield (
+                f"{_place(root, 'council', i, 'model')}: {member.name} has no price, so a budget of ${budget.usd:g} "
+                f"could not be kept: nothing is known of {options.model} at this address (prices that ship are of "
+                f"{shipped()[0]}, at OpenAI's own). Give it `price: {{usd_per_million_in: 1, usd_per_million_out: 10}}`"
+                ", with zeros for a server of your own, or limit steps or tokens instead of usd."
+            )
 
 
 def _selection(config: RunConfig, root: Node) -> Iterator[str]:

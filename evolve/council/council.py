@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -121,6 +122,13 @@ class Council:
         self._absent.update(name for name, _ in fresh)
         if fresh and instead:
             self._said.append(f'{_told(fresh)} From step {step} on, "{instead}" or another is asked in its place.')
+
+    async def close(self) -> None:
+        """At the end of a run, in its loop: connections and the like. A member needs a `close` only if it has some."""
+        for seat in self.seats.values():
+            if close := getattr(seat.member, "close", None):
+                with suppress(*BREAKS):  # the run is over, whatever this one says to it
+                    await close()
 
     # --- Accounts -------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from evolve.council.council import RULE, Seat
+from evolve.council.openai import OpenAIMember
 from evolve.council.replay import ReplayMember
 from evolve.council.scripted import ScriptedMember
 from evolve.council.weights import Kinds
@@ -49,8 +50,13 @@ def replay(*, name: str, run: str) -> Member:
     return ReplayMember.of_run(run, name=name)
 
 
-SHIPPED: Mapping[str, Factory] = {"rules": rules, "scripted": ScriptedMember, "replay": replay}
-PLANNED = ("openai", "command", "mailbox")
+SHIPPED: Mapping[str, Factory] = {
+    "rules": rules,
+    "openai": OpenAIMember,
+    "scripted": ScriptedMember,
+    "replay": replay,
+}
+PLANNED = ("command", "mailbox")
 
 
 def seat(

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from evolve.config import MemberConfig, OpenAIOptions, Price, RunConfig, flat
+from evolve.config.prices import price_of
 from evolve.types import Prompt
 
 CHARACTERS_A_TOKEN = 3.5  # Triton source and English; tokenizers differ by a tenth or two
@@ -52,7 +53,8 @@ def _cost(member: MemberConfig, share: float, tokens_in: int, prices: Mapping[st
         return Cost(share=share, tokens_in=tokens_in, tokens_out=None, tokens_out_most=None, usd=None, usd_most=None)
     most = member.options.max_tokens
     likely = min(REPLY_TOKENS, most)
-    price = member.options.price or prices.get(member.options.model)
+    options = member.options
+    price = price_of(options.model, options.api_base, options.price) or prices.get(options.model)
     return Cost(
         share=share,
         tokens_in=tokens_in,

@@ -1,6 +1,13 @@
 """Every member that ships, held to `evolve.council.contract`."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+
 from evolve.council.contract import MemberContract
+from evolve.council.openai import OpenAIMember
 from evolve.council.registry import make
 from evolve.council.replay import ReplayMember
 from evolve.council.scripted import ScriptedMember
@@ -34,3 +41,21 @@ class TestReplay(MemberContract):
 class TestRules(MemberContract):
     def member(self) -> Member:
         return make("rules", name="rules", knows={"target": "sm_90", "random_seed": 1})
+
+
+class TestOpenAI(MemberContract):
+    faults = ("ok", "slow:0.02", "empty", "429:0.01", "ok", "status:500:boom", "ok", "half", "ok", "length:part")
+
+    @pytest.fixture(autouse=True)
+    async def server(self) -> AsyncIterator[None]:
+        fake = run_path(str(Path(__file__).parent.parent / "council/server.py"))
+        self.made: list[OpenAIMember] = []
+        with fake["Server"](lambda number, request: self.faults[number % len(self.faults)]) as server:
+            self.url = server.url
+            yield
+            for member in self.made:
+                await member.close()
+
+    def member(self) -> Member:
+        self.made.append(OpenAIMember(name="gpt", model="m", api_base=self.url, retry_delay=0.01, timeout=5.0))
+        return self.made[-1]
