@@ -23,7 +23,7 @@ from evolve.types import Json, Workload
 
 LARGE = 1024  # smaller numbers are head sizes, groups, flags: another one is another problem
 TILE = 256  # as large as tiles get, so that what divides the size by tiles divides its neighbour too
-MOST_TILES = 3
+MOST_TILES = 3  # and no more than a quarter, lest an honest power of two above the size be another one
 
 Way: TypeAlias = tuple[object, ...]
 
@@ -33,8 +33,8 @@ def neighbour(workload: Workload, problem: Problem, rng: random.Random) -> Workl
     large = [k for k, v in workload.params.items() if isinstance(v, int) and not isinstance(v, bool) and v >= LARGE]
     if not large:
         return None
-    less = {k: int(workload.params[k]) - TILE * rng.randint(1, min(MOST_TILES, int(workload.params[k]) // TILE - 1))
-            for k in large}  # fmt: skip
+    sizes = {k: int(workload.params[k]) for k in large}
+    less = {k: n - TILE * rng.randint(1, min(MOST_TILES, max(1, n // 4 // TILE))) for k, n in sizes.items()}
     found = replace(workload, name=f"{workload.name}'", params={**workload.params, **less})
     try:
         problem.make_inputs(found, "meta", 0)
