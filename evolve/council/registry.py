@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from evolve.council.command import CommandMember
 from evolve.council.council import RULE, Seat
 from evolve.council.openai import OpenAIMember
 from evolve.council.replay import ReplayMember
@@ -53,10 +54,11 @@ def replay(*, name: str, run: str) -> Member:
 SHIPPED: Mapping[str, Factory] = {
     "rules": rules,
     "openai": OpenAIMember,
+    "command": CommandMember,
     "scripted": ScriptedMember,
     "replay": replay,
 }
-PLANNED = ("command", "mailbox")
+PLANNED = ("mailbox",)
 
 
 def seat(

@@ -1,11 +1,13 @@
 """Every member that ships, held to `evolve.council.contract`."""
 
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from runpy import run_path
 
 import pytest
 
+from evolve.council.command import CommandMember
 from evolve.council.contract import MemberContract
 from evolve.council.openai import OpenAIMember
 from evolve.council.registry import make
@@ -59,3 +61,14 @@ class TestOpenAI(MemberContract):
     def member(self) -> Member:
         self.made.append(OpenAIMember(name="gpt", model="m", api_base=self.url, retry_delay=0.01, timeout=5.0))
         return self.made[-1]
+
+
+class TestCommand(MemberContract):
+    def member(self) -> Member:
+        code = "import sys; print('seen', len(sys.stdin.read()))"
+        return CommandMember(name="agent", command=(sys.executable, "-I", "-S", "-c", code), timeout=8.0)
+
+
+class TestCommandThatFails(MemberContract):
+    def member(self) -> Member:
+        return CommandMember(name="agent", command=("false",), timeout=8.0)

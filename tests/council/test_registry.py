@@ -91,7 +91,7 @@ def test_a_planned_member_is_no_stub_but_a_sentence(name: str) -> None:
     ("member", "options", "words"),
     [
         ("scriptd", {}, 'no member "scriptd"; did you mean "scripted"? One of your own is named as package'),
-        ("gemini", {}, 'no member "gemini"; expected one of rules, openai, scripted, replay. One of your own'),
+        ("gemini", {}, 'no member "gemini"; expected one of rules, openai, command, scripted, replay. One of your own'),
         ("nowhere.at_all:Member", {}, "nowhere.at_all cannot be imported"),
         (f"{HERE}Missing", {}, "expected package.module:Name"),
         (f"{HERE}NOT_CALLABLE", {}, "is 7; expected a class or a function"),
