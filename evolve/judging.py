@@ -87,7 +87,12 @@ def _wanted(order: Order) -> tuple[Job, RunConfig, Mapping[str, Json] | None]:
 def _job(candidate: Candidate, order: Order, kept: Mapping[str, Json]) -> Job:
     """With the seeds of an earlier judgement it is that one again; otherwise with fresh ones."""
     seeds = order.random_seeds or tuple(kept.get("random_seeds", ())) or seeds_of(secrets.token_hex(8), candidate.id)
-    return Job(candidate=candidate, random_seeds=seeds, mode=kept.get("mode", "judge"))
+    return Job(
+        candidate=candidate,
+        random_seeds=seeds,
+        mode=kept.get("mode", "judge"),
+        parameters=kept.get("parameters", {}),
+    )
 
 
 def _with(config: RunConfig, order: Order) -> RunConfig:

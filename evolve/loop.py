@@ -157,7 +157,8 @@ class Search:
         async with self._confirming:
             if not self.population.contends(attempt.evaluation):
                 return
-            job = replace(self._job(attempt.candidate, None), mode="confirm", known={})
+            chosen = attempt.evaluation.parameters
+            job = replace(self._job(attempt.candidate, None), mode="confirm", known={}, parameters=chosen)
             evaluation = await self.executor.evaluate(job)
             self._commit(Confirmed(step=attempt.candidate.step, candidate_id=attempt.id, evaluation=evaluation))
 

@@ -132,6 +132,11 @@ class Evaluation:
         return self.verdict is Verdict.PASSED
 
     @property
+    def parameters(self) -> Mapping[str, Mapping[str, Scalar]]:
+        """At what each workload was timed: what a confirmation judges again, and a child's tuner starts from."""
+        return {m.workload: m.parameters for m in self.measurements if m.parameters}
+
+    @property
     def modelled(self) -> bool:
         return any(m.modelled for m in self.measurements)
 
@@ -216,6 +221,8 @@ class Job:
     mode: Literal["judge", "confirm"] = "judge"
     known: Mapping[str, str] = field(default_factory=dict)
     random_seeds: tuple[int, ...] = ()
+    # By workload: a candidate that was judged before is judged at these again, and no tuner chooses others.
+    parameters: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
 
 
 # --- What happened, in commit order. The journal is the list of these, and every state is a fold over it. -----------
@@ -279,7 +286,7 @@ Event: TypeAlias = Asked | Replied | Judged | Confirmed | Noted
 class Member(Protocol):
     """Who proposes. `ask` returns a reply even when it fails (empty text, `finish_reason` says why); it raises
     `MemberUnavailable` only when asking was pointless, so that the council asks another. It must bear cancellation
-    at any await, and several asks at once."""
+    at any await, and several asks at once. One with something to let go at a run's end has an `async def close()`."""
 
     @property
     def name(self) -> str: ...

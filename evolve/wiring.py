@@ -25,6 +25,7 @@ from evolve.errors import ConfigError
 from evolve.executors.local import LocalExecutor
 from evolve.journal import Journal
 from evolve.judge import backends
+from evolve.judge.tune import Tuning
 from evolve.population import Population, Selection
 from evolve.problem import Problem, Variant, load_problem, with_workloads
 from evolve.prompts import Briefing, Renderer, read
@@ -118,6 +119,7 @@ def open_backend(
         cache=cache_folder(),
         width=width(config),
         timeout=config.evaluator.timeout,
+        tuner=Tuning(points=config.tuner.points, seconds=config.tuner.seconds) if config.tuner.enabled else None,
     )
     return backends.open_backend(settings, seed=seed, calibration=calibration)
 

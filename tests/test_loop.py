@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -206,6 +206,24 @@ async def test_confirmations_come_one_at_a_time_and_must_beat_the_newest_best() 
     assert memory.best
     assert memory.best.score == pytest.approx(1.9)
     assert sum(mode == "confirm" for mode, _ in hands.judged) == 1, "the worse three no longer contend"
+
+
+async def test_a_confirmation_carries_the_parameters_that_were_judged() -> None:
+    jobs: list[Job] = []
+    chosen = {"BLOCK_M": 128, "num_warps": 8}
+
+    class Tuned(Hands):
+        async def evaluate(self, job: Job) -> Evaluation:
+            jobs.append(job)
+            found = await super().evaluate(job)
+            return replace(found, measurements=tuple(replace(m, parameters=chosen) for m in found.measurements))
+
+    await search(Memory(steps=1, answer=lambda step: "# fake: score=2\n"), Tuned()).run()
+    judged, confirmed = jobs
+    assert (judged.mode, judged.parameters) == ("judge", {})
+    assert confirmed.mode == "confirm"
+    assert confirmed.parameters
+    assert all(p == chosen for p in confirmed.parameters.values())
 
 
 async def test_warnings_become_events() -> None:

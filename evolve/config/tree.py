@@ -70,6 +70,7 @@ class CommandOptions:
     __pydantic_config__: ClassVar[ConfigDict] = FORBID
     command: Annotated[tuple[Text, ...], MinLen(1)]
     timeout: Number = 900.0  # seconds; then it is killed with its children
+    environment: tuple[Text, ...] = ()  # names of variables that it gets beside PATH, HOME and the like
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,9 +186,10 @@ class PromptConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TunerConfig:
-    enabled: Flag = True
+    # Off: without a GPU every point is a build, so that tuning every candidate takes longer than all the rest of a run.
+    enabled: Flag = False
     points: Count = 40  # at most, a workload of one candidate
-    seconds: Number = 60.0  # at most, all workloads of one candidate
+    seconds: Number = 60.0  # at most, all workloads of one candidate; a run repeats to the event only below it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,9 @@ def of_job(job: Job, problem: Problem, variant: Variant) -> Json:
     here."""
     seeds = ",".join(map(str, job.random_seeds))
     command = f"evolve judge FILE --problem {problem.path} --variant {variant.name}"
+    chosen = {"parameters": {name: dict(row) for name, row in job.parameters.items()}} if job.parameters else {}
     return {
+        **chosen,
         "mode": job.mode,
         "random_seeds": list(job.random_seeds),
         "problem": problem.path,

@@ -23,7 +23,7 @@ from evolve.judge.neighbours import specialised
 from evolve.judge.plan import Plan
 from evolve.judge.screen import screen
 from evolve.judge.stages import Built, Gated, Point, Ruling, Screened, Target
-from evolve.judge.tune import Tune, first_point, untuned
+from evolve.judge.tune import Tune, first_points, untuned
 from evolve.judge.verdicts import duplicate_of
 from evolve.problem import Problem, Variant
 from evolve.types import Evaluation, Job, Json, Measurement, Role, Scalar, Verdict, digest_of
@@ -38,6 +38,7 @@ class Ready:
     gated: Gated
     built: Built
     parameters: Mapping[str, Mapping[str, Scalar]]  # by workload
+    tuning: Mapping[str, Json] = field(default_factory=dict)  # the tuner's evidence, if one was at work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,8 @@ class Pipeline:
         record.evidence["check"] = checked.evidence
         with record.stage("tune"):
             ready = self.tune(ready)
+        if ready.tuning:
+            record.evidence["tune"] = ready.tuning
         with record.stage("time"):
             timed = self.device.time(ready)
         record.evidence["time"] = timed.evidence
@@ -158,7 +161,7 @@ class Pipeline:
             record.evidence["source"] = evidence.of_source(job, screened)
             self._dedupe(f"ast:{screened.digest}", "screen", job, record)
         workloads = [w for role in roles(job) for w in self.problem.of_role(role, self.variant)]
-        points = [Point(workload=w, parameters=first_point(screened, w)) for w in workloads]
+        points = first_points(screened, workloads, job.parameters)
         with record.stage("lower"):
             raw, again = (  # twice, in different orders: a host function that remembers gives itself away
                 lower(self.jail, screened, self.problem, points, self.target, shuffle_seed=_shuffle(job) + turn)

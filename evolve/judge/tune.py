@@ -1,20 +1,31 @@
-"""The stage "tune": which parameters each workload is timed at. Here is its place and its rule, not a search.
+"""The stage "tune": which parameters each workload is timed at. Here is its place and its rule; `tuning.py` searches.
 
 A tuner gets a candidate that passed its check and returns it with parameters chosen by workload; whatever point it
 tries goes through lower, gate and build like any other, and what it chose is checked again. Without one, every workload
-runs at the candidate's own defaults.
+runs at the candidate's own defaults. A confirmation chooses nothing: it judges the parameters that were chosen, and
+workloads that were not tuned take those of the nearest that was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from evolve.judge.stages import Screened
-from evolve.types import Scalar, Workload
+from evolve.judge.stages import Point, Screened
+from evolve.tuner import nearest
+from evolve.types import NOTHING, Scalar, Workload
 
 if TYPE_CHECKING:
     from evolve.judge.pipeline import Ready
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """What tuning may take. It is the same for every candidate, so that a child is not better for having had more."""
+
+    points: int  # a workload
+    seconds: float  # all workloads of a candidate
 
 
 class Tune(Protocol):
@@ -28,6 +39,15 @@ def untuned(ready: Ready) -> Ready:
     return ready
 
 
-def first_point(screened: Screened, workload: Workload) -> Mapping[str, Scalar]:
-    """Where a workload starts: the defaults, which the contract wants to be valid."""
-    return screened.defaults
+def first_points(
+    screened: Screened, workloads: Sequence[Workload], given: Mapping[str, Mapping[str, Scalar]] = NOTHING
+) -> list[Point]:
+    """Where workloads start: at what is `given` for them or for the nearest, else at the defaults, which the contract
+    wants to be valid. Names that the entry does not have are left out."""
+    table = [(w.params, given[w.name]) for w in workloads if w.name in given]
+    points = []
+    for workload in workloads:
+        chosen = given.get(workload.name) or nearest(table, workload.params)
+        own = {name: value for name, value in chosen.items() if name in screened.defaults}
+        points.append(Point(workload=workload, parameters={**screened.defaults, **own}))
+    return points

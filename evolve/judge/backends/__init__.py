@@ -10,6 +10,7 @@ from pathlib import Path
 from evolve.errors import ConfigError, MachineryError, ProblemError
 from evolve.judge import Backend
 from evolve.judge.stages import Target
+from evolve.judge.tune import Tuning
 from evolve.problem import Problem, Variant
 from evolve.types import Json
 
@@ -23,6 +24,7 @@ class Settings:
     cache: Path
     width: int  # processes that lower and build
     timeout: float  # for all of one candidate's judgement
+    tuner: Tuning | None = None  # None: every workload runs at the candidate's defaults
     configurations: int = 0  # timed in this run before it was resumed: luck grows with their number
 
 

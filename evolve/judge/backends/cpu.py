@@ -22,18 +22,21 @@ from evolve.judge.feedback import speed_feedback
 from evolve.judge.jail import Jail, Limits
 from evolve.judge.model import Prediction, predict
 from evolve.judge.pipeline import Checked, Pipeline, Ready, Record, Timed
+from evolve.judge.plan import Plan
 from evolve.judge.share import LEAST
-from evolve.judge.stages import Ruling, Target
+from evolve.judge.stages import Built, Ruling, Target
 from evolve.judge.targets import find
 from evolve.judge.traits import traits
+from evolve.judge.tuning import KernelTuner
 from evolve.problem import Problem, Variant
-from evolve.types import Candidate, Job, Json, Measurement, Verdict
+from evolve.tuner import key_of
+from evolve.types import Candidate, Job, Json, Measurement, Scalar, Verdict, Workload
 
 # The model's own ranking is not finer than this; a smaller gain is no reason to replace the incumbent.
 CLEARLY = 1.01
 UNCHECKED = (
-    "Answers were checked under Triton's interpreter at small sizes and at the tunables' defaults; the built kernels "
-    "were never run, so races, alignment and whatever happens at other sizes were not seen."
+    "Answers were checked under Triton's interpreter at small sizes, at the parameters that are timed; the built "
+    "kernels were never run, so races, alignment and whatever happens at other sizes were not seen."
 )
 NO_GPU = "There is no GPU here: times are modelled, so a change must show in the machine code to count."
 
@@ -47,10 +50,36 @@ class CpuDevice:
     baselines: Mapping[str, float]  # workload -> modelled time of the seed at its defaults, in microseconds
 
     def check(self, ready: Ready) -> Checked:
-        errors, evidence = interpret.check(
-            self.jail, ready.screened, self.problem, self.variant, random_seeds=ready.job.random_seeds
-        )
+        """At every choice of parameters that is timed: a judgement has one, a confirmation what the tuner chose."""
+        timed = [ready.parameters[w.name] for w in self.problem.of_role("time", self.variant)]
+        first, *others = {key_of(p): p for p in timed or [ready.screened.defaults]}.values()
+        errors, evidence = self._interpreted(ready, first)
+        more = [(parameters, *self._interpreted(ready, parameters)) for parameters in others]
+        for _, found, _ in more:
+            errors = {name: max(errors.get(name, 0.0), error) for name, error in found.items()}
+        if more:
+            evidence["parameters"] = dict(first)
+            evidence["also"] = [{"parameters": dict(parameters), **said} for parameters, _, said in more]
         return Checked(errors=errors, evidence=evidence)
+
+    def check_at(self, ready: Ready, parameters: Mapping[str, Scalar]) -> Mapping[str, float]:
+        return self._interpreted(ready, parameters)[0]
+
+    def _interpreted(self, ready: Ready, parameters: Mapping[str, Scalar]) -> tuple[dict[str, float], dict[str, Json]]:
+        return interpret.check(
+            self.jail,
+            ready.screened,
+            self.problem,
+            self.variant,
+            random_seeds=ready.job.random_seeds,
+            parameters=parameters,
+        )
+
+    def quick_us(self, plan: Plan, built: Built, workload: Workload) -> float:
+        """For the tuner. A point that leaves work out is no point, so that it cannot win by it."""
+        prediction = predict(plan, built, self.target, workload, self.problem)
+        enough(workload.name, prediction)
+        return prediction.time_us
 
     def time(self, ready: Ready) -> Timed:
         predictions = self.predict(ready)
@@ -169,6 +198,16 @@ def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Jso
         environment=environment,
         builds=("time",),
     )
+    if settings.tuner:
+        pipeline.tune = KernelTuner(
+            problem=settings.problem,
+            variant=settings.variant,
+            target=target,
+            jail=jail,
+            builder=builder,
+            clock=device,
+            tuning=settings.tuner,
+        )
     try:
         baselines = dict(calibration or {}) or {"baselines": _modelled(pipeline, device, seed)}
     except BaseException:

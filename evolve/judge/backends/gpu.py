@@ -22,6 +22,8 @@ from evolve.judge.stages import Ruling, Target
 from evolve.judge.targets import calibrated, find
 from evolve.types import Attempt, Job, Json, Workload
 
+UNTUNED = "the tuner does not work on the gpu backend yet: every workload runs at its candidate's defaults."
+
 
 def open_gpu(settings: Settings, calibration: Mapping[str, Json] | None, *, index: int = 0) -> Opened:
     gpu = Gpu(visible(index))
@@ -33,6 +35,11 @@ def open_gpu(settings: Settings, calibration: Mapping[str, Json] | None, *, inde
     except BaseException:
         pool.close()
         raise
+
+
+def _as_judged(attempt: Attempt) -> Job:
+    """Whatever was chosen for it then is what it is timed at beside a newcomer."""
+    return Job(candidate=attempt.candidate, parameters=attempt.evaluation.parameters)
 
 
 def _target(gpu: Gpu) -> Target:
@@ -68,7 +75,7 @@ def _opened(settings: Settings, target: Target, pool: Pool, calibration: Mapping
     def restore(attempt: Attempt) -> Ready | None:
         """The incumbent of a resumed run, built again: its binaries are in the cache as a rule."""
         try:
-            return holder[0].prepare(Job(candidate=attempt.candidate), Record())
+            return holder[0].prepare(_as_judged(attempt), Record())
         except Ruling:
             return None
 
@@ -112,6 +119,7 @@ def _opened(settings: Settings, target: Target, pool: Pool, calibration: Mapping
         environment=environment,
         facts=prompt_facts(measured, versions, "measured by calibration where it could be"),
         warnings=(
+            *((UNTUNED,) if settings.tuner else ()),
             *version_warnings(versions),
             *jail_warnings(jail.protections, jail.reason),
             *(f"also on this GPU: {name}; nothing is promoted while it is" for name in calibration["foreigners"]),
