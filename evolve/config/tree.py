@@ -187,6 +187,7 @@ class PromptConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TunerConfig:
     # Off: without a GPU every point is a build, so that tuning every candidate takes longer than all the rest of a run.
+    # The gpu backend has no tuner yet; where it is asked for one, it says so and goes on at the defaults.
     enabled: Flag = False
     points: Count = 40  # at most, a workload of one candidate
     seconds: Number = 60.0  # at most, all workloads of one candidate; a run repeats to the event only below it
