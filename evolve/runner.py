@@ -55,9 +55,10 @@ def run(order: Order) -> int:
     _warn(console, (*config.warnings, *_unavailable(config)))
     problem = wiring.problem(config)
     wiring.variant(config, problem)
+    folder = _earlier(order, config) if order.resume else _new_folder(order, config)
     # The council before the judge, for a mistake in it is cheaper to find.
-    wanted = Wanted(config=config, problem=problem, council=wiring.council(config, problem), console=console)
-    return _resume(order, wanted) if order.resume else _begin(_new_folder(order, config), wanted)
+    wanted = Wanted(config=config, problem=problem, council=wiring.council(config, problem, folder), console=console)
+    return _resume(folder, wanted) if order.resume else _begin(folder, wanted)
 
 
 def _warn(console: Console, warnings: Iterable[str]) -> None:
@@ -115,13 +116,17 @@ def _begin(folder: Path, wanted: Wanted) -> int:
         return _interrupted_early(folder, config)
 
 
-def _resume(order: Order, wanted: Wanted) -> int:
-    config, problem = wanted.config, wanted.problem
+def _earlier(order: Order, config: RunConfig) -> Path:
     folder = find_run(order.earlier, RUNS) if order.earlier else latest_run(RUNS, config.name)
     if folder is None:
         others = ", ".join(p.name for p in list_runs(RUNS)[-5:])
         hint = f"; {RUNS}/ holds {others}: name one, --resume RUN" if others else ""
         raise JournalError(f"{RUNS}/: no {config.name}-NNN to resume{hint}, or leave out --resume to begin one.")
+    return folder
+
+
+def _resume(folder: Path, wanted: Wanted) -> int:
+    config, problem = wanted.config, wanted.problem
     with closing(Journal.open(folder, write=True)) as journal, _resumable(config, folder):
         _same(config, problem, folder, journal)
         secret, calibration = _kept(journal)

@@ -199,14 +199,18 @@ def population(config: RunConfig, problem: Problem, bench: Bench, journal: Journ
     )
 
 
-def council(config: RunConfig, problem: Problem) -> Council:
-    """Every member in its seat, told what the run knows of the chip and the sizes."""
+def council(config: RunConfig, problem: Problem, folder: Path) -> Council:
+    """Every member in its seat, told what the run knows of the chip, the sizes, and where it lies."""
     chosen = variant(config, problem)
+    mailboxes = sum(m.member == "mailbox" for m in config.council)
+    lanes = min(config.concurrency.replies, config.concurrency.steps or config.concurrency.replies)
     knows = {
         "workloads": problem.of_role("time", chosen),
         "target": config.target,
         "triton": environment()["versions"]["triton"] or "",
         "random_seed": config.random_seed,
+        "folder": folder,
+        "slots": max(1, (lanes - 1) // max(1, mailboxes)),  # one lane is always left to the others
     }
     seats: list[Seat] = [
         seat(

@@ -46,6 +46,13 @@ def _council(config: RunConfig, root: Node) -> Iterator[str]:
     for name, count in Counter(m.name for m in config.council).items():
         if count > 1:
             yield f'{where}: {count} members are named "{name}"; candidates name their member, so give each its own.'
+    lanes = min(config.concurrency.replies, config.concurrency.steps or config.concurrency.replies)
+    boxes = sum(m.member == "mailbox" and m.weight > 0 for m in config.council)
+    if lanes <= boxes < sum(m.weight > 0 for m in config.council):
+        yield (
+            f"{_place(root, 'concurrency')}: {boxes} mailbox among other members and concurrency for {lanes} reply at "
+            f"once, so that waiting for a person would hold up the others; let replies and steps be above {boxes}."
+        )
     if not config.seeds and all(m.member == "rules" for m in config.council):
         yield f"{where}: no seeds, and rules can only change a kernel; name a file in `seeds`, or a member that drafts."
 

@@ -82,6 +82,8 @@ class Council:
     def choose(self, draw: Draw) -> tuple[str, str]:
         """A member and an edit kind."""
         arms = [arm for seat in self.seats.values() if (arm := seat.arm(draw))]
+        # Waiting for a person must not hold up the others: a member with a `busy` is passed over while it is.
+        arms = [a for a in arms if not getattr(self.seats[a.member].member, "busy", False)] or arms
         if not arms:
             raise ConfigError(
                 "council: there is no seed yet, and no member can draft one: rules rewrite what there is. "

@@ -1,6 +1,6 @@
 """From a member's name in YAML to its seat: a short name, or `package.module:Name`.
 
-A factory is called with its options as keywords, its `name`, and of what the run knows (`workloads`, `target`, ...)
+A factory is called with its options as keywords, its `name`, and of what the run knows (`workloads`, `folder`, ...)
 whatever it has a parameter for. So a member of one's own is a class with the parameters that it needs and no more.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from evolve.council.command import CommandMember
 from evolve.council.council import RULE, Seat
+from evolve.council.mailbox import MailboxMember
 from evolve.council.openai import OpenAIMember
 from evolve.council.replay import ReplayMember
 from evolve.council.scripted import ScriptedMember
@@ -55,10 +56,10 @@ SHIPPED: Mapping[str, Factory] = {
     "rules": rules,
     "openai": OpenAIMember,
     "command": CommandMember,
+    "mailbox": MailboxMember,
     "scripted": ScriptedMember,
     "replay": replay,
 }
-PLANNED = ("mailbox",)
 
 
 def seat(
@@ -69,7 +70,7 @@ def seat(
     kinds: Kinds = NOTHING,  # empty: what its like is asked for
     options: Any = NOTHING,  # a mapping, or a dataclass of options
     usual: Kinds = NOTHING,  # of members that read a prompt; empty: the council's own
-    knows: Mapping[str, Any] = NOTHING,  # what the run knows: workloads, target, triton, random_seed
+    knows: Mapping[str, Any] = NOTHING,  # what the run knows: workloads, target, triton, random_seed, folder, slots
 ) -> Seat:
     """The member in its place. `usual` and `knows` are the run's, everything else its own."""
     made = make(member, name=name, options=options, knows=knows)
@@ -105,11 +106,6 @@ def make(member: str, *, name: str, options: Any = NOTHING, knows: Mapping[str, 
 def find(member: str) -> Factory:
     if member in SHIPPED:
         return SHIPPED[member]
-    if member in PLANNED:
-        raise ConfigError(
-            f'council: member "{member}" is not in this version yet; it has {_listed(SHIPPED)}, '
-            "and takes your own as package.module:Name."
-        )
     module, colon, attribute = member.partition(":")
     if not colon:
         near = _nearest(member, SHIPPED)

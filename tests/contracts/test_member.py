@@ -1,7 +1,8 @@
 """Every member that ships, held to `evolve.council.contract`."""
 
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from runpy import run_path
 
@@ -9,6 +10,7 @@ import pytest
 
 from evolve.council.command import CommandMember
 from evolve.council.contract import MemberContract
+from evolve.council.mailbox import MailboxMember
 from evolve.council.openai import OpenAIMember
 from evolve.council.registry import make
 from evolve.council.replay import ReplayMember
@@ -72,3 +74,26 @@ class TestCommand(MemberContract):
 class TestCommandThatFails(MemberContract):
     def member(self) -> Member:
         return CommandMember(name="agent", command=("false",), timeout=8.0)
+
+
+class TestMailbox(MemberContract):
+    @pytest.fixture(autouse=True)
+    def somebody(self, tmp_path: Path) -> Iterator[None]:
+        """Who answers whatever lies there, and never the same way twice."""
+        self.run, over = tmp_path, threading.Event()
+
+        def answer() -> None:
+            while not over.wait(0.01):
+                for letter in (tmp_path / "mailbox").glob("*.prompt.md"):
+                    reply = letter.with_name(letter.name.replace("prompt", "reply"))
+                    if not reply.exists():
+                        reply.write_text(f"---\nmodel: me\ncost_usd: 0.5\n---\nAn answer to {letter.name}.")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield
+        over.set()
+        thread.join()
+
+    def member(self) -> Member:
+        return MailboxMember(name="box", folder=self.run, settled=0.03, look=0.01)

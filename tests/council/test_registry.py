@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evolve.council.registry import PLANNED, SHIPPED, find, make, seat
+from evolve.council.registry import make, seat
 from evolve.council.scripted import ScriptedMember
 from evolve.errors import ConfigError
 from evolve.types import Draw, Prompt, Reply
@@ -79,19 +79,11 @@ def test_rules_may_be_chosen_by_name() -> None:
         make("rules", name="r", options={"rules": ("paramters",)})
 
 
-@pytest.mark.parametrize("name", PLANNED)
-def test_a_planned_member_is_no_stub_but_a_sentence(name: str) -> None:
-    if name in SHIPPED:
-        pytest.skip(f"{name} has come")
-    with pytest.raises(ConfigError, match=rf'member "{name}" is not in this version yet; it has rules'):
-        find(name)
-
-
 @pytest.mark.parametrize(
     ("member", "options", "words"),
     [
         ("scriptd", {}, 'no member "scriptd"; did you mean "scripted"? One of your own is named as package'),
-        ("gemini", {}, 'no member "gemini"; expected one of rules, openai, command, scripted, replay. One of your own'),
+        ("gemini", {}, 'no member "gemini"; expected one of rules, openai, command, mailbox, scripted, replay. One'),
         ("nowhere.at_all:Member", {}, "nowhere.at_all cannot be imported"),
         (f"{HERE}Missing", {}, "expected package.module:Name"),
         (f"{HERE}NOT_CALLABLE", {}, "is 7; expected a class or a function"),
