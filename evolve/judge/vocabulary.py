@@ -101,6 +101,8 @@ def read_module(text: str, *, backend: str) -> Module:
     bare = DRESSING.sub(lambda found: found.group(1) or "", text)
     for token, stray in set(TOKEN.findall(bare)):
         listed(token, stray, backend)
+    if bare.count("{") != bare.count("}"):
+        raise Unlisted("braces that do not match; was the text cut off?")
     one_module(bare)
     no_forged_pointers(bare)
     library_calls(bare)

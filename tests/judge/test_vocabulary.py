@@ -116,7 +116,7 @@ FORGED = [
     "#alias = dense<1>\n" + SCALE,
     SCALE.replace("%n: i32", "%n: !llvm.ptr"),
     SCALE.replace("%n: i32", "%n: i32 {llvm.byval = i32}"),
-    SCALE[: len(SCALE) // 2],
+    SCALE[: SCALE.index("tt.return")],
     SCALE.replace("tt.return", "tt.return ^"),
     SCALE.replace("arith.mulf", "arith.mulf\x00"),
     "",
