@@ -131,6 +131,7 @@ def _outcome(evaluation: Evaluation) -> str:
         f"- {m.workload}: {called} {m.time_us:.4g} us, {m.ratio:.3f} x {m.baseline} "
         f"[{m.ratio_low:.3f}, {m.ratio_high:.3f}]" + (f" at {dict(m.parameters)}" if m.parameters else "")
         for m in evaluation.measurements
+        if m.weight > 0  # the others are held out, and their names would tell the sizes
     ]
     traits = ", ".join(f"{k}={v}" for k, v in evaluation.traits.items())
     return "\n".join(

@@ -87,6 +87,19 @@ def test_held_out_workloads_never_reach_a_prompt() -> None:
             assert f"N={workload['N']}, K={workload['K']}" not in prompt.user
 
 
+def test_a_confirmed_parents_held_out_times_stay_hidden() -> None:
+    confirmed = attempt(1, "PARENT = 1\n")
+    hidden = Measurement(
+        workload="held_wide", baseline="cublas", time_us=5, ratio=1, ratio_low=1, ratio_high=1, weight=0.0
+    )
+    shown = confirmed.evaluation.measurements
+    evaluation = replace(confirmed.evaluation, measurements=(*shown, hidden))
+    assert evaluation.score == confirmed.evaluation.score, "a score is over what everyone is timed on"
+    user = Renderer(briefing=briefing())(replace(draw(), parent=replace(confirmed, evaluation=evaluation)), "diff").user
+    assert "held_wide" not in user
+    assert "0.800 x cublas" in user
+
+
 def test_the_least_useful_goes_first_and_the_task_never() -> None:
     full = Renderer(briefing=briefing())(draw(), "diff").user
     for longest in range(len(full), 0, -200):
