@@ -244,8 +244,8 @@ class Timer:
             ratio=math.exp(found.median),
             ratio_low=math.exp(found.low),
             ratio_high=math.exp(found.high),
-            # Held-out ones are measured and decide on promotion, but not on the score: nobody else was timed on them, and a
-            # mean over other workloads would be another scale.
+            # Held-out ones are measured and decide on promotion, but not on the score: nobody else was timed on them,
+            # and a mean over other workloads would be another scale.
             weight=0.0 if timed.workload.role == "held_out" else timed.workload.weight,
             samples=found.blocks,
             parameters=dict(parameters),
