@@ -49,4 +49,6 @@ class DiskFull(MachineryError):
 
 
 class MemberUnavailable(EvolveError):
-    pass
+    def __init__(self, why: str = "", *, again_in: float | None = None) -> None:
+        super().__init__(why)
+        self.again_in = again_in  # seconds after which it comes back by itself; None: it needs a person

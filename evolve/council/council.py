@@ -9,6 +9,7 @@ What it deliberately does not do: retry (a member's own affair), write prompts, 
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -94,13 +95,25 @@ class Council:
     # --- Asking ---------------------------------------------------------------------------------------------------
 
     async def ask(self, member: str, draw: Draw, prompt: Prompt) -> Reply:
-        """The member's reply, or another's if it cannot be asked now. Raises MemberUnavailable if nobody can."""
+        """The member's reply, or another's if it cannot be asked now. While everyone rests it waits; it raises
+        MemberUnavailable if nobody comes back by itself."""
+        while True:
+            try:
+                return await self._ask(member, draw, prompt)
+            except MemberUnavailable as absent:
+                if absent.again_in is None:
+                    raise
+                await asyncio.sleep(absent.again_in)
+
+    async def _ask(self, member: str, draw: Draw, prompt: Prompt) -> Reply:
         reasons = []
+        waits: list[float] = []
         for seat in self._line(member, draw, prompt):
             try:
                 reply = await seat.member.ask(draw, prompt)
             except MemberUnavailable as absent:
                 reasons.append((seat.name, str(absent)))
+                waits += [absent.again_in] if absent.again_in is not None else []
                 continue
             except BREAKS as error:
                 reply = _empty(seat.name, f"error: {type(error).__name__}: {error}")
@@ -108,7 +121,10 @@ class Council:
             self._say_absent(reasons, draw.step, instead=seat.name)
             return checked(reply, seat.name)
         self._say_absent(reasons, draw.step, instead=None)
-        raise MemberUnavailable(f"Nobody in the council can be asked for step {draw.step}. {_told(reasons)}")
+        raise MemberUnavailable(
+            f"Nobody in the council can be asked for step {draw.step}. {_told(reasons)}",
+            again_in=min(waits, default=None),
+        )
 
     def _line(self, first: str, draw: Draw, prompt: Prompt) -> list[Seat]:
         """The member itself, then who might take its place, by weight. The prompt is written, so whoever reads none

@@ -135,7 +135,8 @@ class OpenAIMember:
                 self._not_before = max(self._not_before, self._clock() + outcome.wait)
                 if wait >= left:  # no use in waiting; nothing is paid, so another may be asked at once
                     self._breaker.rest(min(wait, LONGEST_REST), outcome.why)
-                    raise MemberUnavailable(f"its server asks to wait {wait:.0f} s: {outcome.why}")
+                    why = f"its server asks to wait {wait:.0f} s: {outcome.why}"
+                    raise MemberUnavailable(why, again_in=min(wait, LONGEST_REST))
             await asyncio.sleep(wait)
 
     async def _heed(self) -> None:
@@ -157,11 +158,10 @@ class OpenAIMember:
                 self._breaker.succeeded()
             return outcome
         if outcome.shut:
-            self._breaker.rest(LONGEST_REST, outcome.why)
+            self._breaker.rest(LONGEST_REST, outcome.why, returns=False)
             raise MemberUnavailable(outcome.why)
-        if not outcome.ours:
-            self._breaker.failed(outcome.why)
-        return Answer(finish_reason=outcome.why)
+        rests = "" if outcome.ours else self._breaker.failed(outcome.why)
+        return Answer(finish_reason=outcome.why[:200] + rests)
 
     def _too_late(self, call: _Call) -> str:
         before = f", after {call.faults[-1].why}" if call.faults else ""

@@ -297,6 +297,23 @@ async def test_a_context_too_long_is_no_failure_of_the_members(table: Table) -> 
     assert (await ask(member)).text == "an answer"
 
 
+async def test_alone_and_resting_the_council_waits(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evolve.council.breaker.FIRST", 0.3)
+    table.serve(*["status:500:boom"] * 3)
+    council = Council([Seat(name="gpt", member=table.member(retries=0))], random_seed=1)
+    failed = [await council.ask("gpt", Draw(step=n, island=0), PROMPT) for n in range(3)]
+    assert failed[-1].finish_reason.endswith("boom; it rests for 0 s now")
+    began = time.monotonic()
+    replies = await asyncio.gather(*(council.ask("gpt", Draw(step=n, island=0), PROMPT) for n in range(5)))
+    assert {r.text for r in replies} == {"an answer"}
+    assert 0.2 < time.monotonic() - began < 5
+    table.server.script = lambda number, request: "status:401:bad"
+    with pytest.raises(MemberUnavailable, match="answered 401"):
+        await council.ask("gpt", Draw(step=9, island=0), PROMPT)
+    with pytest.raises(MemberUnavailable, match="it rests"):
+        await council.ask("gpt", Draw(step=10, island=0), PROMPT)
+
+
 # --- Keys -------------------------------------------------------------------------------------------------------------
 
 
