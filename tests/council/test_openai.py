@@ -457,10 +457,15 @@ async def test_64_calls_are_in_flight_at_once(table: Table) -> None:
     assert time.monotonic() - began < 4
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(
-                        ["choices", "message", "content", "usage", "prompt_tokens", "completion_tokens", "model",
-                         "finish_reason", "refusal", "error", "text"]), inner, max_size=5)))  # fmt: skip
+WORDS = ("choices", "message", "content", "usage", "prompt_tokens", "completion_tokens", "model", "finish_reason")
+LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+KEY = st.sampled_from([*WORDS, "refusal", "error", "text"])
+BODY: st.SearchStrategy[Any] = st.deferred(
+    lambda: LEAF | st.lists(BODY, max_size=4) | st.dictionaries(KEY, BODY, max_size=5)
+)
+
+
+@given(BODY)
 def test_any_json_reads_as_an_answer(body: Any) -> None:
     for text in (json.dumps(body), json.dumps({"choices": [{"message": body, "finish_reason": body}], "usage": body})):
         answer = read_answer(text.encode(), asked=10, model="m", max_tokens=5)
