@@ -27,6 +27,7 @@ class TestLocalOverFake(ExecutorContract):
         return LocalExecutor(FakeBackend(), width=2)
 
 
+@pytest.mark.slow  # the backend's contract runs on the cpu anyway
 class TestLocalOverCpu(ExecutorContract):
     passing = SEED
     failing = FAILING

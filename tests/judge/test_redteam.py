@@ -88,11 +88,13 @@ def before_a_device(jail: Jail, case: Case) -> Evaluation:
     return Evaluation(verdict=Verdict.PASSED, measurements=(MEASURED,))
 
 
+@pytest.mark.slow  # the whole judge is put to these in test_redteam_whole
 @pytest.mark.parametrize("case", HONEST, ids=named)
 def test_no_honest_control_is_refused_before_a_device(jail: Jail, case: Case) -> None:
     assert held(case, before_a_device(jail, case)).right
 
 
+@pytest.mark.slow  # the whole judge is put to these in test_redteam_whole
 @pytest.mark.parametrize("case", [c for c in ATTACKS if c.stage in ("lower", "gate") or not c.stage], ids=named)
 def test_lowering_and_gate_refuse_for_the_right_reason(jail: Jail, case: Case) -> None:
     if case.name in ENDLESS:
@@ -129,6 +131,7 @@ def interpreter() -> Iterator[Jail]:
 CHECKED = [c for c in SUITE if not c.needs_gpu and (c.kind == "honest" or c.stage == "check")]
 
 
+@pytest.mark.slow  # the whole judge is put to these in test_redteam_whole
 @pytest.mark.parametrize("case", CHECKED, ids=named)
 def test_answers_are_told_apart_without_a_gpu(interpreter: Jail, case: Case) -> None:
     problem, variant = problem_of(case)

@@ -72,6 +72,7 @@ def test_each_rule_keeps_the_meaning():
 UNMOVED = {"warp specialization", "epilogue subtiling", "undo", "exp2"}  # these want descriptors first: see the chains
 
 
+@pytest.mark.slow
 def test_chains_keep_the_meaning():
     assert judge(chains(2)) == []
 
