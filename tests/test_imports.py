@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "evolve"
 NOUNS = {"types", "errors", "seams", "sentences", "__version__"}  # everyone may
 RECORD = {"journal", "lineage", "runs"}
-EDGE = {"wiring", "runner", "session", "judging", "checking", "interop", "cli", "__main__"}  # these may import everything
+# These may import everything.
+EDGE = {"wiring", "runner", "session", "judging", "checking", "interop", "cli", "__main__"}
 # Who may import whom, beside NOUNS and its own room.
 MAY: dict[str, set[str]] = {
     **{

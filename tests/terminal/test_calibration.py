@@ -19,7 +19,8 @@ def printed(**changes: object) -> str:
 
 def test_device_ceilings_errors_and_unrest_are_shown() -> None:
     text = printed()
-    for part in ("NVIDIA H200", "memory_gbs", "bfloat16 7", "skinny16", "cublas", "1.7e-03", "0.66", "A/A spread", " W, "):
+    parts = ("NVIDIA H200", "memory_gbs", "bfloat16 7", "skinny16", "cublas", "1.7e-03", "0.66", "A/A spread", " W, ")
+    for part in parts:
         assert part in text, part
     assert "GPU-0" not in text, "a GPU's serial number is nobody's business"
 
