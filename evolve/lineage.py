@@ -161,7 +161,7 @@ def scoreboard(journal: Journal) -> list[MemberScore]:
 class Spend:
     """All that a run has cost. `seconds` is the time it ran, without the pauses between its sessions."""
 
-    steps: int
+    steps: int  # without the seeds, as a budget counts them
     cost_usd: float
     tokens_in: int
     tokens_out: int
@@ -174,7 +174,7 @@ class Spend:
 
 def spend(journal: Journal) -> Spend:
     sums = journal.query(
-        "SELECT coalesce(sum(steps), 0), total(cost_usd), coalesce(sum(tokens_in), 0), coalesce(sum(tokens_out), 0),"
+        "SELECT coalesce(sum(steps * (member <> 'seed')), 0), total(cost_usd), coalesce(sum(tokens_in), 0), coalesce(sum(tokens_out), 0),"
         " total(reply_seconds), total(judge_seconds), total(gpu_seconds) FROM tallies"
     )[0]
     names = ("steps", "cost_usd", "tokens_in", "tokens_out", "reply_seconds", "judge_seconds", "gpu_seconds")

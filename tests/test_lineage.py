@@ -172,7 +172,7 @@ def test_scoreboard_counts_and_spend(journal, family):
     idle = next(m for m in lineage.scoreboard(journal) if m.member == "idle")
     assert (idle.asked, idle.cost_per_improvement) == (1, None)
     spent = lineage.spend(journal)
-    assert (spent.steps, spent.tokens_in, spent.tokens_out) == (6, 40, 8)
+    assert (spent.steps, spent.tokens_in, spent.tokens_out) == (5, 40, 8)
     assert spent.cost_usd == pytest.approx(1.2)
     assert spent.gpu_seconds == pytest.approx(2.5)
     assert spent.judge_seconds == pytest.approx(4.0)
