@@ -459,9 +459,9 @@ async def test_64_calls_are_in_flight_at_once(table: Table) -> None:
 
 WORDS = ("choices", "message", "content", "usage", "prompt_tokens", "completion_tokens", "model", "finish_reason")
 LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-KEY = st.sampled_from([*WORDS, "refusal", "error", "text"])
+FIELD = st.sampled_from([*WORDS, "refusal", "error", "text"])
 BODY: st.SearchStrategy[Any] = st.deferred(
-    lambda: LEAF | st.lists(BODY, max_size=4) | st.dictionaries(KEY, BODY, max_size=5)
+    lambda: LEAF | st.lists(BODY, max_size=4) | st.dictionaries(FIELD, BODY, max_size=5)
 )
 
 

@@ -66,6 +66,7 @@ def resident(pids):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_forty_bad_candidates_get_their_verdicts_and_leave_nothing():
     with left_behind_nothing() as trace:
