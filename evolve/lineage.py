@@ -174,8 +174,8 @@ class Spend:
 
 def spend(journal: Journal) -> Spend:
     sums = journal.query(
-        "SELECT coalesce(sum(steps * (member <> 'seed')), 0), total(cost_usd), coalesce(sum(tokens_in), 0), coalesce(sum(tokens_out), 0),"
-        " total(reply_seconds), total(judge_seconds), total(gpu_seconds) FROM tallies"
+        "SELECT coalesce(sum(steps * (member <> 'seed')), 0), total(cost_usd), coalesce(sum(tokens_in), 0),"
+        " coalesce(sum(tokens_out), 0), total(reply_seconds), total(judge_seconds), total(gpu_seconds) FROM tallies"
     )[0]
     names = ("steps", "cost_usd", "tokens_in", "tokens_out", "reply_seconds", "judge_seconds", "gpu_seconds")
     seconds, sessions = _running_time(journal)
