@@ -85,6 +85,25 @@ def show(
 
 
 @app.command(rich_help_panel=LOOK)
+def pack(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run to keep.")],
+    slim: Annotated[
+        bool, typer.Option("--slim", help="Leave out the evidence of all but the best and its ancestors.")
+    ] = False,
+    to: Annotated[
+        Path | None, typer.Option(help="The folder to make. RUN-slim or RUN-packed, if not named.", metavar="DIR")
+    ] = None,
+) -> None:
+    """Copy a run to keep or to send: every event, source and score; `show` and `dashboard` open it."""
+    from evolve import packing
+    from evolve.runs import find_run
+
+    folder = find_run(run)
+    made = packing.pack(folder, to or folder.with_name(f"{folder.name}-{'slim' if slim else 'packed'}"), slim=slim)
+    print(made.sentence())
+
+
+@app.command(rich_help_panel=LOOK)
 def doctor(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Look at what this run needs, too.", metavar="FILE")
