@@ -82,6 +82,12 @@ class Tuner:
             found.append(point)
         return found
 
+    def suggest(self, points: Sequence[Point]) -> None:
+        """Points that somebody has reason to believe in by now: asked next, if they never were and may work."""
+        for point in self._completed(points):
+            if self._usable(point):
+                self._start.append(point)
+
     def tell(self, point: Point, value_us: float | None, why: str = "") -> None:
         key = key_of(point)
         if key not in self._open:

@@ -66,14 +66,15 @@ class Builder:
         binaries = {key: made for key, made in each.items() if isinstance(made, Binary)}
         return Built(binaries=binaries, seconds=time.monotonic() - started)
 
-    def build_each(self, lowered: Lowered) -> Mapping[Key, Binary | Ruling]:
-        """The same without raising: the tuner's points fail one by one."""
+    def build_each(self, lowered: Lowered, *, timeout: float | None = None) -> Mapping[Key, Binary | Ruling]:
+        """The same without raising: the tuner's points fail one by one, and need not get all the time there is."""
         launches: dict[Key, Launch] = {}
         for plan in lowered.plans:
             for launch in plan.launches:
                 launches.setdefault((launch.ttir, launch.options), launch)
         try:
-            orders = {key: self._order(launch, lowered.modules[launch.ttir]) for key, launch in launches.items()}
+            seconds = min(self.timeout, timeout or self.timeout)
+            orders = {key: self._order(x, lowered.modules[x.ttir], seconds) for key, x in launches.items()}
             return {key: order.result() for key, order in orders.items()}
         except CancelledError as error:
             raise MachineryError(CLOSED) from error
@@ -85,14 +86,14 @@ class Builder:
         self._server.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _order(self, launch: Launch, text: str) -> Future[Binary | Ruling]:
-        """One compile for all who ask for the same key at the same time."""
+    def _order(self, launch: Launch, text: str, seconds: float) -> Future[Binary | Ruling]:
+        """One compile for all who ask for the same key at the same time. The first one says how long it may take."""
         key = self.key(text, launch.options)
         with self._lock:
             if self._closed:
                 raise MachineryError(CLOSED)
             if key not in self._under_way:
-                future = self._threads.submit(self._make, key, launch, text)
+                future = self._threads.submit(self._make, key, launch, text, seconds)
                 self._under_way[key] = future
                 future.add_done_callback(lambda _: self._under_way.pop(key, None))
                 return future
@@ -102,12 +103,12 @@ class Builder:
         facts = [self.target.backend, self.target.arch, self._triton, sorted(options)]
         return hashlib.sha256(f"{json.dumps(facts)}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
-    def _make(self, key: str, launch: Launch, text: str) -> Binary | Ruling:
+    def _make(self, key: str, launch: Launch, text: str, seconds: float) -> Binary | Ruling:
         home = self.cache / "kernels" / key
         if not (home / buildworker.DONE).is_file():
             folder = _folder(self.cache)
             try:
-                ended = self._compile(folder, launch, text)
+                ended = self._compile(folder, launch, text, seconds)
                 if ended is not None:
                     return ended
                 _settle(folder, home)
@@ -115,10 +116,10 @@ class Builder:
                 shutil.rmtree(folder, ignore_errors=True)
         return self._fits(self._read(key, home), home)
 
-    def _compile(self, folder: Path, launch: Launch, text: str) -> Ruling | None:
+    def _compile(self, folder: Path, launch: Launch, text: str, seconds: float) -> Ruling | None:
         """None where it built; the order's folder then holds the result."""
         (folder / "kernel.ttir").write_text(text, encoding="utf-8", errors="surrogatepass")
-        order = {"folder": str(folder), "options": launch.options, "timeout": self.timeout}
+        order = {"folder": str(folder), "options": launch.options, "timeout": seconds}
         ended = self._server.run(order)
         if not ended["late"] and ended["code"] == 0 and (folder / buildworker.DONE).is_file():
             return None
@@ -126,7 +127,7 @@ class Builder:
         return explain(
             kernel=launch.kernel,
             log=log.replace(f"{folder}/", ""),
-            limit=self.timeout if ended["late"] else None,
+            limit=seconds if ended["late"] else None,
             code=ended["code"],
             ttir=text,
         )

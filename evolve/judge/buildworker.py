@@ -31,6 +31,7 @@ PR_SET_PDEATHSIG = 1
 MEMORY_BYTES = 16 << 30
 FILE_BYTES = 1 << 30
 DONE = "done.json"
+NICE = 5  # compilers keep every core busy; a process that feeds a GPU must not wait behind them
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     preload(json.loads(sys.argv[2]))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are nobody's to wait for
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the builder's affair: it closes the socket
+    os.nice(NICE)
     server = os.getpid()
     while True:
         message, ends, _, _ = socket.recv_fds(orders, 1 << 16, 1)

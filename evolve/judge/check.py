@@ -77,7 +77,14 @@ class Check:
     families: Sequence[str] = FAMILIES
 
     def __call__(
-        self, session: Session, lowered: Lowered, built: Built, workloads: Sequence[Workload], *, secret: bytes
+        self,
+        session: Session,
+        lowered: Lowered,
+        built: Built,
+        workloads: Sequence[Workload],
+        *,
+        secret: bytes,
+        chances: int = 2,
     ) -> tuple[dict[str, float], dict[str, Json]]:
         """Errors over bounds by workload, and the evidence; raises `Ruling` at the first workload that is wrong."""
         errors: dict[str, float] = {}
@@ -87,7 +94,7 @@ class Check:
             if plan is None:
                 continue
             order = self._order(workload, contestant(plan, built), secret)
-            found = session.attempt(partial(_asked, order), stage=STAGE, workload=workload)
+            found = session.attempt(partial(_asked, order), stage=STAGE, workload=workload, chances=chances)
             errors[workload.name] = max((c["worst"] for c in found["cases"]), default=0.0)
             evidence[workload.name] = found
             wrong = next((c for c in found["cases"] if c["wrong"]), None)

@@ -22,38 +22,11 @@ from evolve.judge.lower import lower
 from evolve.judge.neighbours import specialised
 from evolve.judge.plan import Plan
 from evolve.judge.screen import screen
-from evolve.judge.stages import Built, Gated, Point, Ruling, Screened, Target
+from evolve.judge.stages import Checked, Gated, Point, Ready, Ruling, Target, Timed
 from evolve.judge.tune import Tune, first_points, untuned
 from evolve.judge.verdicts import duplicate_of
 from evolve.problem import Problem, Variant
-from evolve.types import Evaluation, Job, Json, Measurement, Role, Scalar, Verdict, digest_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """A candidate that is built, with all that the device needs to check and time it."""
-
-    job: Job
-    screened: Screened
-    gated: Gated
-    built: Built
-    parameters: Mapping[str, Mapping[str, Scalar]]  # by workload
-    tuning: Mapping[str, Json] = field(default_factory=dict)  # the tuner's evidence, if one was at work
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    errors: Mapping[str, float]
-    evidence: Mapping[str, Json]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timed:
-    measurements: tuple[Measurement, ...]
-    beats_incumbent: bool
-    feedback: str = ""
-    traits: Mapping[str, Scalar] = field(default_factory=dict)
-    evidence: Mapping[str, Json] = field(default_factory=dict)
+from evolve.types import Evaluation, Job, Json, Role, Verdict, digest_of
 
 
 class Device(Protocol):
@@ -65,6 +38,10 @@ class Device(Protocol):
 
     def leased_seconds(self, job: Job) -> float:
         """How long the job held a GPU, so far."""
+        ...
+
+    def leave(self, job: Job) -> None:
+        """The judgement is over, whatever came of it: nothing is kept for it any longer."""
         ...
 
     def close(self) -> None: ...
@@ -118,6 +95,8 @@ class Pipeline:
                 ranking_key=self.ranking_key,
                 seconds=self._seconds(job, record),
             )
+        finally:
+            self.device.leave(job)
 
     def _seconds(self, job: Job, record: Record) -> Mapping[str, float]:
         leased = self.device.leased_seconds(job)

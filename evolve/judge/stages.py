@@ -6,10 +6,10 @@ A stage is a plain function that returns what the next one needs or raises `Ruli
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evolve.judge.plan import Launch, Lowered, Plan
-from evolve.types import NOTHING, Json, Scalar, Verdict, Workload, digest_of
+from evolve.types import NOTHING, Job, Json, Measurement, Scalar, Verdict, Workload, digest_of
 
 
 class Ruling(Exception):
@@ -93,6 +93,33 @@ class Built:
     def digest(self, plans: tuple[Plan, ...]) -> str:
         rows = [(p.workload, p.parameters, [(self.of(x).sass, x.grid, x.options) for x in p.launches]) for p in plans]
         return digest_of(repr(sorted(rows, key=repr)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A candidate that is built, with all that the device needs to check and time it."""
+
+    job: Job
+    screened: Screened
+    gated: Gated
+    built: Built
+    parameters: Mapping[str, Mapping[str, Scalar]]  # by workload
+    tuning: Mapping[str, Json] = field(default_factory=dict)  # the tuner's evidence, if one was at work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    errors: Mapping[str, float]
+    evidence: Mapping[str, Json]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    measurements: tuple[Measurement, ...]
+    beats_incumbent: bool
+    feedback: str = ""
+    traits: Mapping[str, Scalar] = field(default_factory=dict)
+    evidence: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

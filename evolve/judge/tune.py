@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from evolve.judge.stages import Point, Screened
+from evolve.judge.stages import Point, Ready, Screened
 from evolve.tuner import nearest
 from evolve.types import NOTHING, Scalar, Workload
-
-if TYPE_CHECKING:
-    from evolve.judge.pipeline import Ready
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +22,8 @@ class Tuning:
     """What tuning may take. It is the same for every candidate, so that a child is not better for having had more."""
 
     points: int  # a workload
-    seconds: float  # all workloads of a candidate
+    seconds: float  # of wall clock, all workloads of a candidate
+    gpu_seconds: float = 4.0  # under the GPU's lease, all workloads of a candidate; the cpu backend has none
 
 
 class Tune(Protocol):

@@ -1,52 +1,73 @@
 """A candidate's numbers, searched for each of its timed workloads within a budget.
 
-A round takes a few points of every workload through one run of the jail, each through the gate, all of them through
-the builder at once, and asks the device for a quick time. What a stage holds against a point makes it infeasible and
-is kept beside it in the evidence. The winners are checked again wherever they compute in another way than what was
-checked, and are then lowered twice and gated as a whole, like any candidate.
+A round asks for a few points of every workload, has all of them made ready (`points`) and asks the device for quick
+times. What a stage holds against a point makes it infeasible and is kept beside it in the evidence. The leaders are
+then timed in pairs with the candidate as it came, the winners are checked again where they compute in another way than
+what was checked, and all of it is lowered twice and gated as a whole, like any candidate.
 
-It knows no clock of a GPU: the device says what a point takes. The cpu backend's is the model; the gpu backend offers
-none yet, so there candidates stay at their defaults. A round is begun only where the last one's time is left, and is
-ended once begun; what the winners' checks take comes on top.
+It knows no clock of a GPU: `Clock` is the device's, a model's on the cpu backend. Points are built while others use the
+GPU, and what one workload has built is offered to the next, for which it may cost no build. A round is begun only where
+the last one's time is left, and is ended once begun; what the winners' checks take comes on top.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from evolve.judge import evidence
-from evolve.judge.build import Builder, Key
+from evolve.judge.build import Builder
 from evolve.judge.gate import gate, named
 from evolve.judge.jail import Jail
 from evolve.judge.lower import lower
-from evolve.judge.pipeline import Ready
-from evolve.judge.plan import Lowered, Plan
-from evolve.judge.plan_json import PlanError, decode, encode
-from evolve.judge.stages import Binary, Built, Gated, Point, Ruling, Target
+from evolve.judge.plan import Plan
+from evolve.judge.points import Maker, Shot
+from evolve.judge.stages import Built, Point, Ready, Ruling, Target
+from evolve.judge.statistics import Interval
 from evolve.judge.tune import Tuning
 from evolve.problem import Problem, Variant
 from evolve.tuner import Key as PointKey
 from evolve.tuner import Limits, Tuner, key_of, priors
-from evolve.types import Json, Scalar, Workload, digest_of
+from evolve.types import Json, Scalar, Verdict, Workload, digest_of
 
-BATCH = 4  # points of one workload in one round: enough for two cores, few enough that the next ones know of them
-FINALISTS = 3  # how many winners may fail their check before a workload stays at its defaults
+LEADERS = 4  # of each workload that are timed in pairs
+FINALISTS = 3  # how many of them may fail their check before a workload stays at its defaults
+SHARED = 3  # leaders of each workload that the others try as well
 WHY = 300  # characters of a reason in the evidence
-UNLOWERED = "it does not lower: the host function or Triton refuses it"
-LATE = "not tried: the time was up"
+
+
+class Sitting(Protocol):
+    """One candidate at the device. Nothing here raises for a point that will not do."""
+
+    @property
+    def spent(self) -> str:
+        """Why nothing more is timed for this candidate; empty as long as something is."""
+        ...
+
+    def quick(self, shots: Sequence[Shot]) -> Sequence[float | str]:
+        """Microseconds, or why not."""
+        ...
+
+    def gains(self, leaders: Sequence[Shot]) -> Mapping[int, Interval] | None:
+        """By id of the shot: what it gains over the candidate as it was checked, as a log-ratio from samples in pairs.
+        None where quick times are exact; a leader that is missing did not get through."""
+        ...
+
+    def check(self, shots: Sequence[Shot]) -> Sequence[Mapping[str, float] | str]:
+        """Is it right: the worst errors over their bounds by workload, none where nothing new is computed; or what is
+        wrong."""
+        ...
+
+    def evidence(self) -> Mapping[str, Json]: ...
 
 
 class Clock(Protocol):
-    """What the search needs of a device. Both raise `Ruling` for a point that will not do."""
+    batch: int  # points of one workload in one round
 
-    def quick_us(self, plan: Plan, built: Built, workload: Workload) -> float: ...
-
-    def check_at(self, ready: Ready, parameters: Mapping[str, Scalar]) -> Mapping[str, float]:
-        """The worst errors over their bounds, by workload."""
-        ...
+    def begin(self, ready: Ready, tuning: Tuning, maker: Maker) -> Sitting: ...
 
 
 @dataclass(kw_only=True)
@@ -58,6 +79,7 @@ class KernelTuner:
     builder: Builder
     clock: Clock
     tuning: Tuning
+    width: int = 1  # runs of the jail for one candidate at once
 
     def __call__(self, ready: Ready) -> Ready:
         if ready.job.mode == "confirm" or not ready.screened.tune:
@@ -74,18 +96,29 @@ class Session:
     began: float = field(default_factory=time.monotonic)
     tuners: dict[str, Tuner] = field(default_factory=dict)
     limits: dict[str, Limits] = field(default_factory=dict)
-    plans: dict[tuple[str, PointKey], Plan] = field(default_factory=dict)  # of the points that have a time
-    checks: dict[PointKey, Json] = field(default_factory=dict)
+    shots: dict[tuple[str, PointKey], Shot] = field(default_factory=dict)  # of the points that have a time
+    twins: dict[tuple[str, str], float] = field(default_factory=dict)  # what the same machine code took
+    checks: list[Json] = field(default_factory=list)
+    duels: dict[str, list[Json]] = field(default_factory=dict)
     rounds: int = 0
     ended: str = "every point that it might have was tried"
 
     def run(self) -> Ready:
-        for workload in self._workloads():
+        bench = self.bench
+        self.maker = Maker(
+            problem=bench.problem,
+            target=bench.target,
+            jail=bench.jail,
+            builder=bench.builder,
+            width=bench.width,
+            over=lambda: self._spent() > bench.tuning.seconds,
+        )
+        self.sitting = bench.clock.begin(self.ready, bench.tuning, self.maker)
+        for workload in bench.problem.of_role("time", bench.variant):
             self.limits[workload.name] = self._limits(workload)
             self.tuners[workload.name] = self._tuner(workload)
         self._search()
-        chosen = {name: self._winner(name) for name in self.tuners}
-        moved = {name: p for name, p in chosen.items() if named(p) != named(self.ready.parameters[name])}
+        moved = self._winners()
         tuned, refused = self.ready, ""
         if moved:
             try:
@@ -94,23 +127,24 @@ class Session:
                 refused = ruling.feedback
         return replace(tuned, tuning=self._evidence(tuned, refused))
 
-    def _workloads(self) -> list[Workload]:
-        return list(self.bench.problem.of_role("time", self.bench.variant))
-
     def _limits(self, workload: Workload) -> Limits:
         made = self.bench.problem.make_inputs(workload, "meta", 0)
         widths = [value.element_size() for value in made if hasattr(value, "element_size") and value.ndim > 1]
         return Limits(shared_bytes=self.bench.target.shared_bytes, element_bytes=min(widths, default=1))
 
     def _tuner(self, workload: Workload) -> Tuner:
-        """The parent's best first: as a rule the child differs in structure and not in what suits its sizes."""
+        """The parent's best first: as a rule the child differs in structure and not in what suits its sizes. All
+        workloads draw from one seed, so that what is random is the same points and is built once."""
         ready, space = self.ready, self.ready.screened.tune
-        parents = ready.job.parent.parameters.get(workload.name, {}) if ready.job.parent else {}
+        table = ready.job.parent.parameters if ready.job.parent else {}
+        parents = [table[workload.name]] if workload.name in table else []
+        parents += [row for name, row in table.items() if name != workload.name]
         defaults = ready.parameters[workload.name]
+        starts = [*parents[:1], defaults, *parents[1:], *priors(space)]
         return Tuner(
             space,
-            start=[{**defaults, **parents}, defaults, *({**defaults, **point} for point in priors(space))],
-            random_seed=int(digest_of(f"{ready.job.candidate.digest}/{workload.name}"), 16) % 2**31,
+            start=[{**defaults, **point} for point in starts],
+            random_seed=int(digest_of(ready.job.candidate.digest), 16) % 2**31,
             points=self.bench.tuning.points,
             feasible=self.limits[workload.name],
         )
@@ -118,16 +152,19 @@ class Session:
     # --- rounds ---
 
     def _search(self) -> None:
-        last = 0.0
-        while asked := [(name, point) for name, tuner in self.tuners.items() for point in tuner.ask(BATCH)]:
+        last, batch = 0.0, self.bench.clock.batch
+        while asked := [(name, point) for name, tuner in self.tuners.items() for point in tuner.ask(batch)]:
             begun = time.monotonic()
             self.rounds += 1
             self._round([(name, point, self._point(name, point)) for name, point in asked])
             last = time.monotonic() - begun
-            over = self._spent() + last > self.bench.tuning.seconds
-            if over and not all(tuner.spent for tuner in self.tuners.values()):
-                self.ended = "the next round would not have ended in time"
+            if all(tuner.spent for tuner in self.tuners.values()):
                 return
+            over = self._spent() + last > self.bench.tuning.seconds
+            if over or self.sitting.spent:
+                self.ended = self.sitting.spent or "the next round would not have ended in time"
+                return
+            self._share()
 
     def _spent(self) -> float:
         return time.monotonic() - self.began
@@ -137,101 +174,82 @@ class Session:
         return Point(workload=workload, parameters={**self.ready.parameters[name], **point})
 
     def _round(self, asked: Sequence[tuple[str, Mapping[str, Scalar], Point]]) -> None:
-        passed = self._gated([point for _, _, point in asked])
-        gated = [g for g in passed if isinstance(g, Gated)]
-        modules = {name: text for g in gated for name, text in g.lowered.modules.items()}
-        plans = tuple(plan for g in gated for plan in g.lowered.plans)
-        each = self.bench.builder.build_each(Lowered(plans=plans, modules=modules)) if plans else {}
-        for (name, point, full), found in zip(asked, passed, strict=True):
-            outcome = found if isinstance(found, str) else self._timed(name, point, full, found, each)
+        made = self.maker.make(self.ready.screened, [point for _, _, point in asked], shuffle_seed=self.rounds)
+        times = self._times([shot for shot in made if isinstance(shot, Shot)])
+        for (name, point, _), shot in zip(asked, made, strict=True):
+            if isinstance(shot, Shot) and not shot.spills_bytes:
+                self.limits[name].overrule(point)
+            outcome = times[id(shot)] if isinstance(shot, Shot) else shot
             if isinstance(outcome, str):
                 self.tuners[name].tell(point, None, why=outcome[:WHY])
             else:
+                assert isinstance(shot, Shot)
+                self.shots[name, key_of(point)] = shot
                 self.tuners[name].tell(point, outcome)
 
-    def _timed(
-        self, name: str, point: Mapping[str, Scalar], full: Point, gated: Gated, each: Mapping[Key, Binary | Ruling]
-    ) -> float | str:
-        (plan,) = gated.lowered.plans
-        binaries: dict[Key, Binary] = {}
-        for launch in plan.launches:
-            made = each[launch.ttir, launch.options]
-            if isinstance(made, Ruling):
-                return made.feedback
-            binaries[launch.ttir, launch.options] = made
-        if not any(binary.spills_bytes for binary in binaries.values()):
-            self.limits[name].overrule(point)
-        try:
-            taken = self.bench.clock.quick_us(plan, Built(binaries=binaries), full.workload)
-        except Ruling as ruling:
-            return ruling.feedback
-        self.plans[name, key_of(point)] = plan
-        return taken
+    def _times(self, shots: Sequence[Shot]) -> dict[int, float | str]:
+        """Of machine code that was timed under another name, that name's time."""
+        new: dict[tuple[str, str], Shot] = {}
+        for shot in shots:
+            if (shot.workload, shot.twin) not in self.twins:
+                new.setdefault((shot.workload, shot.twin), shot)
+        outcomes: dict[tuple[str, str], float | str] = dict(
+            zip(new, self.sitting.quick(list(new.values())), strict=True)
+        )
+        self.twins |= {twin: found for twin, found in outcomes.items() if isinstance(found, float)}
+        known: dict[tuple[str, str], float | str] = {**outcomes, **self.twins}
+        return {id(shot): known[shot.workload, shot.twin] for shot in shots}
 
-    def _gated(self, points: Sequence[Point]) -> list[Gated | str]:
-        """Each by itself, or why not. Where one point ends the whole run of the jail, it is found by halving."""
-        bench, screened = self.bench, self.ready.screened
-        try:
-            raw = lower(
-                bench.jail,
-                screened,
-                bench.problem,
-                points,
-                bench.target,
-                shuffle_seed=self.rounds,
-                skip_failures=True,
-            )
-            found = dict(_by_point(decode(raw)))
-        except Ruling as ruling:
-            if len(points) == 1:
-                return [ruling.feedback]
-            if self._spent() > bench.tuning.seconds:
-                return [LATE] * len(points)
-            half = len(points) // 2
-            return [*self._gated(points[:half]), *self._gated(points[half:])]
-        except PlanError as error:
-            return [str(error)] * len(points)
-        return [self._gate(point, found.get(_name(point.workload.name, point.parameters))) for point in points]
-
-    def _gate(self, point: Point, alone: Lowered | None) -> Gated | str:
-        if alone is None:
-            return UNLOWERED
-        bench, screened = self.bench, self.ready.screened
-        try:
-            return gate(encode(alone), screened=screened, problem=bench.problem, points=[point], target=bench.target)
-        except Ruling as ruling:
-            return ruling.feedback
+    def _share(self) -> None:
+        """What is good for one workload is tried on the others: as a rule it is built for them, too."""
+        best = [trial.point for tuner in self.tuners.values() for trial in tuner.leaders(SHARED)]
+        for tuner in self.tuners.values():
+            tuner.suggest(best)
 
     # --- winners ---
 
-    def _winner(self, name: str) -> Mapping[str, Scalar]:
-        for trial in self.tuners[name].leaders(FINALISTS):
-            parameters = self._point(name, trial.point).parameters
-            if self._as_checked(name, self.plans[name, key_of(trial.point)]) or self._checked(parameters):
-                return parameters
-        return self.ready.parameters[name]
+    def _winners(self) -> dict[str, Shot]:
+        """The best of each workload that is right; none where that is the candidate as it came."""
+        ranked = self._ranked()
+        found: dict[str, Shot] = {}
+        for _ in range(FINALISTS):
+            first = {name: row[0] for name, row in ranked.items() if row and name not in found}
+            first = {name: shot for name, shot in first.items() if not self._is_as_it_came(shot)}
+            for (name, shot), said in zip(first.items(), self.sitting.check(list(first.values())), strict=True):
+                row: dict[str, Json] = {"workload": name, "parameters": dict(shot.point.parameters)}
+                if isinstance(said, str):
+                    ranked[name].pop(0)
+                    self.checks.append({**row, "failed": said[:WHY]})
+                    continue
+                found[name] = shot
+                if said:
+                    self.checks.append({**row, "errors": dict(said)})
+        return found
 
-    def _as_checked(self, name: str, plan: Plan) -> bool:
-        """It launches the very kernels on the very grid that were checked; only warps, stages and the like differ."""
-        first = next(p for p in self.ready.gated.lowered.plans if p.workload == name)
-        mine, theirs = ([(x.kernel, x.ttir, x.grid, x.arguments) for x in p.launches] for p in (plan, first))
-        return mine == theirs
+    def _is_as_it_came(self, shot: Shot) -> bool:
+        return named(shot.point.parameters) == named(self.ready.parameters[shot.workload])
 
-    def _checked(self, parameters: Mapping[str, Scalar]) -> bool:
-        key = key_of(parameters)
-        if key not in self.checks:
-            row: dict[str, Json] = {"parameters": dict(parameters)}
-            try:
-                row["errors"] = dict(self.bench.clock.check_at(self.ready, parameters))
-            except Ruling as ruling:
-                row["failed"] = ruling.feedback[:WHY]
-            self.checks[key] = row
-        return "failed" not in self.checks[key]
+    def _ranked(self) -> dict[str, list[Shot]]:
+        """By paired times where the device gives them, and then only those that beat what there was."""
+        leaders = {
+            name: [self.shots[name, key_of(trial.point)] for trial in tuner.leaders(LEADERS)]
+            for name, tuner in self.tuners.items()
+        }
+        rivals = [shot for row in leaders.values() for shot in row if not self._is_as_it_came(shot)]
+        gains = self.sitting.gains(rivals)
+        if gains is None:
+            return leaders
+        ranked = {}
+        for name, row in leaders.items():
+            through = sorted((x for x in row if id(x) in gains), key=lambda x: -gains[id(x)].median)
+            self.duels[name] = [{"parameters": dict(x.point.parameters), **_as_gain(gains[id(x)])} for x in through]
+            ranked[name] = [shot for shot in through if gains[id(shot)].median > 0]
+        return ranked
 
-    def _settled(self, moved: Mapping[str, Mapping[str, Scalar]]) -> Ready:
+    def _settled(self, moved: Mapping[str, Shot]) -> Ready:
         """All workloads at their parameters, lowered in two orders: a host function that remembers shows here."""
         bench, ready = self.bench, self.ready
-        parameters = {**ready.parameters, **moved}
+        parameters = {**ready.parameters, **{name: shot.point.parameters for name, shot in moved.items()}}
         workloads = [bench.problem.workload(p.workload, bench.variant) for p in ready.gated.lowered.plans]
         points = [Point(workload=w, parameters=parameters[w.name]) for w in workloads]
         raw, again = (
@@ -240,6 +258,12 @@ class Session:
         gated = gate(
             raw, screened=ready.screened, problem=bench.problem, points=points, target=bench.target, again=again
         )
+        plans = {plan.workload: plan for plan in gated.lowered.plans}
+        other = next((name for name, shot in moved.items() if plans[name] != shot.plan), None)
+        if other is not None:
+            raise Ruling(
+                Verdict.REJECTED, f"workload {other} is launched in another way than when it was timed", stage="tune"
+            )
         wanted = {p.workload for p in ready.gated.lowered.plans if _built(p, ready.built)}
         built = bench.builder.build(
             replace(gated.lowered, plans=tuple(p for p in gated.lowered.plans if p.workload in wanted))
@@ -253,10 +277,11 @@ class Session:
         kept: dict[str, Json] = {
             "points": self.bench.tuning.points,
             "seconds": {"at_most": self.bench.tuning.seconds, "taken": round(self._spent(), 3)},
+            **self.sitting.evidence(),
             "rounds": self.rounds,
             "ended": self.ended,
             "workloads": {name: self._tried(name, tuned) for name in self.tuners},
-            "checks": list(self.checks.values()),
+            "checks": self.checks,
         }
         if refused:
             kept["refused"] = f"the chosen parameters together were refused, so the defaults stay: {refused[:WHY]}"
@@ -273,24 +298,23 @@ class Session:
             {"parameters": dict(t.point), **({"infeasible": t.why} if t.value_us is None else {"time_us": t.value_us})}
             for t in tuner.trials
         ]
+        chosen = dict(tuned.parameters[name])
+        duel = next((row for row in self.duels.get(name, ()) if named(row["parameters"]) == named(chosen)), None)
         return {
             "space": tuner.size,
-            "chosen": dict(tuned.parameters[name]),
+            "before": dict(self.ready.parameters[name]),
+            "chosen": chosen,
+            **({"gain": {k: v for k, v in duel.items() if k != "parameters"}} if duel else {}),
+            **({"paired": self.duels[name]} if name in self.duels else {}),
             "tried": rows,
             "ruled_out": [{"parameters": dict(point), "why": why} for point, why in tuner.refused],
         }
 
 
-def _by_point(lowered: Lowered) -> Iterator[tuple[tuple[str, str], Lowered]]:
-    """Every plan with its own modules, by the point that it says it is for; the gate holds it to that."""
-    for plan in lowered.plans:
-        needed = {launch.ttir for launch in plan.launches} & lowered.modules.keys()
-        alone = Lowered(plans=(plan,), modules={name: lowered.modules[name] for name in sorted(needed)})
-        yield _name(plan.workload, dict(plan.parameters)), alone
-
-
-def _name(workload: str, parameters: Mapping[str, Scalar]) -> tuple[str, str]:
-    return workload, repr(named(parameters))
+def _as_gain(gain: Interval) -> dict[str, Json]:
+    """Above 1 is faster than the candidate as it came."""
+    found = {"ratio": gain.median, "ratio_low": gain.low, "ratio_high": gain.high}
+    return {**{name: math.exp(value) for name, value in found.items()}, "rounds": gain.blocks}
 
 
 def _built(plan: Plan, built: Built) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from evolve.judge.allowed import words
 
@@ -94,6 +95,7 @@ class Module:
     canonical: str
 
 
+@lru_cache(maxsize=512)  # a tuner shows the same text once a warp count, a depth and a workload
 def read_module(text: str, *, backend: str) -> Module:
     """The module, or `Unlisted`."""
     if len(text) > MAX_TEXT:

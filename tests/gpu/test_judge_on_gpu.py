@@ -115,7 +115,7 @@ def stirred():
     from evolve.judge.gpu.engine import CudaEngine
     from evolve.judge.gpu.memory import Memory
     from evolve.judge.gpu.place import Placed
-    from evolve.judge.gpu.timing import Stir, fingerprint
+    from evolve.judge.gpu.stir import Stir, fingerprint
 
     problem = load_problem(ROOT / "benchmarks" / "judge_problem.py")
     workload = problem.workload("check_ragged", problem.variant("bf16"))

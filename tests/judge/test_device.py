@@ -17,8 +17,7 @@ import gpu_fakes  # noqa: E402
 
 from evolve.judge.gpu import device as device_module  # noqa: E402
 from evolve.judge.gpu.device import GpuDevice, open_pool  # noqa: E402
-from evolve.judge.pipeline import Ready  # noqa: E402
-from evolve.judge.stages import Gated, Ruling, Screened, Target  # noqa: E402
+from evolve.judge.stages import Gated, Ready, Ruling, Screened, Target  # noqa: E402
 from evolve.problem import load_problem  # noqa: E402
 from evolve.types import Attempt, Candidate, Evaluation, Job, Measurement, Verdict  # noqa: E402
 

@@ -8,29 +8,30 @@ from every measured one, and its baseline is the seed at its defaults under the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from math import ceil
 
 from evolve.errors import MachineryError
 from evolve.judge import interpret
-from evolve.judge.backends import Opened, Settings, jail_warnings, prompt_facts, timed_names, version_warnings
-from evolve.judge.build import Builder
+from evolve.judge.backends import Opened, Settings, prompt_facts
+from evolve.judge.backends.assembly import open_shop
 from evolve.judge.feedback import speed_feedback
 from evolve.judge.jail import Jail, Limits
 from evolve.judge.model import Prediction, predict
-from evolve.judge.pipeline import Checked, Pipeline, Ready, Record, Timed
-from evolve.judge.plan import Plan
+from evolve.judge.pipeline import Pipeline, Record
+from evolve.judge.points import Maker, Shot
 from evolve.judge.share import LEAST
-from evolve.judge.stages import Built, Ruling, Target
+from evolve.judge.stages import Checked, Ready, Ruling, Target, Timed
 from evolve.judge.targets import find
 from evolve.judge.traits import traits
-from evolve.judge.tuning import KernelTuner
+from evolve.judge.tune import Tuning
+from evolve.judge.tuning import Sitting
 from evolve.problem import Problem, Variant
+from evolve.tuner import Key as PointKey
 from evolve.tuner import key_of
-from evolve.types import Candidate, Job, Json, Measurement, Scalar, Verdict, Workload
+from evolve.types import Candidate, Job, Json, Measurement, Scalar, Verdict
 
 # The model's own ranking is not finer than this; a smaller gain is no reason to replace the incumbent.
 CLEARLY = 1.01
@@ -53,8 +54,8 @@ class CpuDevice:
         """At every choice of parameters that is timed: a judgement has one, a confirmation what the tuner chose."""
         timed = [ready.parameters[w.name] for w in self.problem.of_role("time", self.variant)]
         first, *others = {key_of(p): p for p in timed or [ready.screened.defaults]}.values()
-        errors, evidence = self._interpreted(ready, first)
-        more = [(parameters, *self._interpreted(ready, parameters)) for parameters in others]
+        errors, evidence = self.interpreted(ready, first)
+        more = [(parameters, *self.interpreted(ready, parameters)) for parameters in others]
         for _, found, _ in more:
             errors = {name: max(errors.get(name, 0.0), error) for name, error in found.items()}
         if more:
@@ -62,10 +63,7 @@ class CpuDevice:
             evidence["also"] = [{"parameters": dict(parameters), **said} for parameters, _, said in more]
         return Checked(errors=errors, evidence=evidence)
 
-    def check_at(self, ready: Ready, parameters: Mapping[str, Scalar]) -> Mapping[str, float]:
-        return self._interpreted(ready, parameters)[0]
-
-    def _interpreted(self, ready: Ready, parameters: Mapping[str, Scalar]) -> tuple[dict[str, float], dict[str, Json]]:
+    def interpreted(self, ready: Ready, parameters: Mapping[str, Scalar]) -> tuple[dict[str, float], dict[str, Json]]:
         return interpret.check(
             self.jail,
             ready.screened,
@@ -75,11 +73,10 @@ class CpuDevice:
             parameters=parameters,
         )
 
-    def quick_us(self, plan: Plan, built: Built, workload: Workload) -> float:
-        """For the tuner. A point that leaves work out is no point, so that it cannot win by it."""
-        prediction = predict(plan, built, self.target, workload, self.problem)
-        enough(workload.name, prediction)
-        return prediction.time_us
+    batch = 4  # enough for two cores, few enough that the next ones know of them
+
+    def begin(self, ready: Ready, tuning: Tuning, maker: Maker) -> Sitting:
+        return Modelled(self, ready)
 
     def time(self, ready: Ready) -> Timed:
         predictions = self.predict(ready)
@@ -144,84 +141,92 @@ class CpuDevice:
     def leased_seconds(self, job: Job) -> float:
         return 0.0
 
+    def leave(self, job: Job) -> None:
+        pass
+
     def close(self) -> None:
         self.jail.close()
 
 
+class Modelled:
+    """One candidate's tuning where nothing runs: the model's times, the interpreter's checks."""
+
+    spent = ""
+
+    def __init__(self, device: CpuDevice, ready: Ready) -> None:
+        self._device, self._ready = device, ready
+        self._said: dict[PointKey, Mapping[str, float] | str] = {}  # by parameters
+
+    def quick(self, shots: Sequence[Shot]) -> list[float | str]:
+        return [self._predicted(shot) for shot in shots]
+
+    def _predicted(self, shot: Shot) -> float | str:
+        """A point that leaves work out is no point, so that it cannot win by it."""
+        device = self._device
+        prediction = predict(shot.plan, shot.built, device.target, shot.point.workload, device.problem)
+        try:
+            enough(shot.workload, prediction)
+        except Ruling as ruling:
+            return ruling.feedback
+        return prediction.time_us
+
+    def gains(self, leaders: Sequence[Shot]) -> None:
+        return None
+
+    def check(self, shots: Sequence[Shot]) -> list[Mapping[str, float] | str]:
+        return [{} if self._as_checked(shot) else self._checked(shot.point.parameters) for shot in shots]
+
+    def _as_checked(self, shot: Shot) -> bool:
+        """It launches the very kernels on the very grid that were checked; only warps, stages and the like differ."""
+        first = next(p for p in self._ready.gated.lowered.plans if p.workload == shot.workload)
+        mine, theirs = ([(x.kernel, x.ttir, x.grid, x.arguments) for x in p.launches] for p in (shot.plan, first))
+        return mine == theirs
+
+    def _checked(self, parameters: Mapping[str, Scalar]) -> Mapping[str, float] | str:
+        key = key_of(parameters)
+        if key not in self._said:
+            try:
+                self._said[key] = self._device.interpreted(self._ready, parameters)[0]
+            except Ruling as ruling:
+                self._said[key] = ruling.feedback
+        return self._said[key]
+
+    def evidence(self) -> Mapping[str, Json]:
+        return {}
+
+
 def open_cpu(settings: Settings, seed: str | None, calibration: Mapping[str, Json] | None) -> Opened:
-    """Jails, a builder, and the model's baselines. Two jails: one lowers, the other interprets, and a process's Triton
-    is one or the other from its first import on."""
-    target = find(settings.target)
-    limits = _limits(settings)
-    jail = Jail(slots=settings.width, limits=limits)
+    """Two jails: one lowers, the other interprets, and a process's Triton is one or the other from its first import
+    on."""
+    target, limits = find(settings.target), _limits(settings)
     interpreting = Jail(slots=settings.width, interpret=True, limits=limits)
     # Its imports take seconds: they pass while the other jail starts and the seed is built.
     threading.Thread(target=_warm, args=(interpreting,), daemon=True).start()
-    builder = Builder(
-        cache=settings.cache / "build", target=target, workers=settings.width, timeout=min(60.0, settings.timeout)
-    )
-    versions = {name: version(name) for name in ("torch", "triton")}
-    key = "|".join(
-        [
-            "modelled",
-            target.name,
-            *versions.values(),
-            settings.problem.digest,
-            settings.variant.name,
-            *timed_names(settings),
-        ]
-    )
+    shop = open_shop(settings, target, limits)
     device = CpuDevice(
-        problem=settings.problem,
-        variant=settings.variant,
-        target=target,
-        jail=interpreting,
-        baselines={},
+        problem=settings.problem, variant=settings.variant, target=target, jail=interpreting, baselines={}
     )
-    environment: dict[str, Json] = {
-        "backend": "cpu",
-        "target": target.name,
-        "device": target.device,
-        "judged": target.judged,
-        "not_covered": [UNCHECKED, *unjudged(target)],
-        "protections": list(jail.protections),
-        **versions,
-    }
-    pipeline = Pipeline(
-        problem=settings.problem,
-        variant=settings.variant,
-        target=target,
-        jail=jail,
-        builder=builder,
-        device=device,
-        ranking_key=key,
-        environment=environment,
+    pipeline = shop.pipeline(
+        device,
+        device,
+        ranking_key=shop.ranking_key(
+            "modelled", target.name, *shop.versions.values(), settings.problem.digest, settings.variant.name
+        ),
+        environment={"backend": "cpu", "judged": target.judged, "not_covered": [UNCHECKED, *unjudged(target)]},
         builds=("time",),
     )
-    if settings.tuner:
-        pipeline.tune = KernelTuner(
-            problem=settings.problem,
-            variant=settings.variant,
-            target=target,
-            jail=jail,
-            builder=builder,
-            clock=device,
-            tuning=settings.tuner,
-        )
     try:
         baselines = dict(calibration or {}) or {"baselines": _modelled(pipeline, device, seed)}
     except BaseException:
         pipeline.close()
         raise
     device.baselines = baselines["baselines"]
-    return Opened(
-        backend=pipeline,
+    return shop.opened(
+        pipeline,
         device=f"no GPU: built for {target.name} ({target.device}), interpreted, modelled",
-        ranking_key=key,
         calibration=baselines,
-        environment=environment,
-        facts=(*prompt_facts(target, versions, "data sheet"), NO_GPU, *unjudged(target)),
-        warnings=(*unjudged(target), *version_warnings(versions), *jail_warnings(jail.protections, jail.reason)),
+        facts=(*prompt_facts(target, shop.versions, "data sheet"), NO_GPU, *unjudged(target)),
+        warnings=unjudged(target),
     )
 
 

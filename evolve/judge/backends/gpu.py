@@ -7,22 +7,19 @@ built for; everything measured comes from the calibration, which a run keeps and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 
 from evolve.errors import MachineryError
-from evolve.judge.backends import Opened, Settings, jail_warnings, prompt_facts, timed_names, version_warnings
-from evolve.judge.build import Builder
+from evolve.judge.backends import Opened, Settings, prompt_facts
+from evolve.judge.backends.assembly import open_shop
 from evolve.judge.calibrate import calibrate, ceilings_for_target
 from evolve.judge.gpu.device import GpuDevice, open_pool
 from evolve.judge.gpu.nvml import Gpu, visible
 from evolve.judge.gpu.pool import Pool
-from evolve.judge.jail import Jail
-from evolve.judge.pipeline import Pipeline, Ready, Record
-from evolve.judge.stages import Ruling, Target
+from evolve.judge.gpu.sitting import GpuClock
+from evolve.judge.pipeline import Pipeline, Record
+from evolve.judge.stages import Ready, Ruling, Target
 from evolve.judge.targets import calibrated, find
 from evolve.types import Attempt, Job, Json, Workload
-
-UNTUNED = "the tuner does not work on the gpu backend yet: every workload runs at its candidate's defaults."
 
 
 def open_gpu(settings: Settings, calibration: Mapping[str, Json] | None, *, index: int = 0) -> Opened:
@@ -66,10 +63,7 @@ def _workloads(settings: Settings) -> list[Workload]:
 
 
 def _opened(settings: Settings, target: Target, pool: Pool, calibration: Mapping[str, Json], index: int) -> Opened:
-    jail = Jail(slots=settings.width)
-    builder = Builder(
-        cache=settings.cache / "build", target=target, workers=settings.width, timeout=min(60.0, settings.timeout)
-    )
+    shop = open_shop(settings, target)
     holder: list[Pipeline] = []
 
     def restore(attempt: Attempt) -> Ready | None:
@@ -89,39 +83,20 @@ def _opened(settings: Settings, target: Target, pool: Pool, calibration: Mapping
         restore=restore,
         configurations=settings.configurations,
     )
-    key = "|".join([device.ranking_key, *timed_names(settings)])
-    versions = {name: version(name) for name in ("torch", "triton")}
-    environment: dict[str, Json] = {
-        "backend": "gpu",
-        "target": target.name,
-        "device": target.device,
-        "gpu": calibration["gpu"],
-        "protections": list(jail.protections),
-        **versions,
-    }
-    pipeline = Pipeline(
-        problem=settings.problem,
-        variant=settings.variant,
-        target=target,
-        jail=jail,
-        builder=builder,
-        device=device,
-        ranking_key=key,
-        environment=environment,
+    pipeline = shop.pipeline(
+        device,
+        GpuClock(device),
+        ranking_key=shop.ranking_key(device.ranking_key),
+        environment={"backend": "gpu", "gpu": calibration["gpu"]},
     )
     holder.append(pipeline)
     measured = calibrated(target, ceilings_for_target(calibration))
-    return Opened(
-        backend=pipeline,
+    return shop.opened(
+        pipeline,
         device=target.device,
-        ranking_key=key,
         calibration=calibration,
-        environment=environment,
-        facts=prompt_facts(measured, versions, "measured by calibration where it could be"),
-        warnings=(
-            *((UNTUNED,) if settings.tuner else ()),
-            *version_warnings(versions),
-            *jail_warnings(jail.protections, jail.reason),
-            *(f"also on this GPU: {name}; nothing is promoted while it is" for name in calibration["foreigners"]),
+        facts=prompt_facts(measured, shop.versions, "measured by calibration where it could be"),
+        warnings=tuple(
+            f"also on this GPU: {name}; nothing is promoted while it is" for name in calibration["foreigners"]
         ),
     )

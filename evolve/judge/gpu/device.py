@@ -3,9 +3,11 @@
     GpuDevice(problem=..., variant=..., target=..., calibration=..., gpu=0)
         .check(ready) -> Checked     Ruling(RUNTIME_ERROR | TIMEOUT | INCORRECT, stage="check")
         .time(ready)  -> Timed       Ruling(IMPOSSIBLE | INCORRECT | TIMEOUT | RUNTIME_ERROR, stage="time")
+        .leave(job)                  whatever came of it
         .close()
 
-A candidate keeps its process from check to time and nobody else's. The incumbent is timed beside it from the plans and
+A candidate keeps its process from check to time and nobody else's; what a tuner does in between is
+`gpu.points`'. The incumbent is timed beside it from the plans and
 binaries that were remembered when it passed, or that `restore` builds again. One object serves one GPU and may be
 called from several threads; they take turns.
 """
@@ -31,8 +33,7 @@ from evolve.judge.gpu.pool import WORKER, Pool
 from evolve.judge.gpu.session import Session
 from evolve.judge.inputs import families
 from evolve.judge.model import predict
-from evolve.judge.pipeline import Checked, Ready, Timed
-from evolve.judge.stages import Target
+from evolve.judge.stages import Checked, Ready, Target, Timed
 from evolve.judge.targets import calibrated
 from evolve.judge.time import Rival, Timer
 from evolve.judge.traits import traits
@@ -42,7 +43,7 @@ from evolve.types import Attempt, Job, Json, Workload
 
 REMEMBERED = 256  # passed candidates whose plans are kept, for the day they are the incumbent
 CONTROL_EVERY = 50
-MOST_SESSIONS = 8  # candidates between check and time at once; each holds a context
+MOST_SESSIONS = 8  # candidates from check to time at once; each holds a context. Who comes next waits for one to leave
 PRELOAD = ("torch", "evolve.judge.gpu.worker")
 Restore = Callable[[Attempt], Ready | None]
 
@@ -92,14 +93,17 @@ class GpuDevice:
         self.seconds: OrderedDict[str, float] = OrderedDict()  # under the lease, by candidate id
         self._restore, self._secret = restore, secret or secrets.token_bytes(32)
         self._configurations, self._wait, self._witnesses = configurations, lease_seconds, witnesses
-        self._baselines = calibration_of.baselines(calibration)
+        self.baselines = calibration_of.baselines(calibration)
         # Half of what was free at calibration: standby and finished processes hold some, a stuck one holds a lot.
         self._least_free = int(calibration["gpu"].get("free_bytes") or 0) // 2
         self._spreads = calibration_of.aa_spreads(calibration)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._passed: OrderedDict[str, Rival] = OrderedDict()
         self._turn, self._books = threading.Lock(), threading.Lock()
-        self._check = Check(problem=problem, variant=variant, baselines=self._baselines, families=families(problem))
+        self._places = threading.BoundedSemaphore(MOST_SESSIONS)
+        self._judged = 0
+        self.families = families(problem)
+        self._check = Check(problem=problem, variant=variant, baselines=self.baselines, families=self.families)
         self.pool.prepare()
 
     @property
@@ -112,44 +116,38 @@ class GpuDevice:
     # --- stages ---
 
     def check(self, ready: Ready) -> Checked:
-        session = self._session(ready)
-        try:
-            with self._leased(ready, "check") as held:
-                self.pool.prepare()  # the next one's standby opens while this one is checked
-                errors, evidence = self._check(
-                    session,
-                    ready.gated.lowered,
-                    ready.built,
-                    self._planned(ready, ("check", "held_out", "time")),
-                    secret=self._seed(ready),
-                )
-        except BaseException:
-            self._end(ready)
-            raise
+        session = self.session(ready)
+        with self.leased(ready, "check") as held:
+            self.pool.prepare()  # the next one's standby opens while this one is checked
+            errors, evidence = self._check(
+                session,
+                ready.gated.lowered,
+                ready.built,
+                self._planned(ready, ("check", "held_out", "time")),
+                secret=self.seed(ready),
+            )
         where = {"gpu_process": session.worker.opened.get("opened"), "lease_waited": held.waited_seconds}
         return Checked(errors=errors, evidence={**evidence, **where})
 
     def time(self, ready: Ready) -> Timed:
         """Also for a candidate whose check was elsewhere: it then gets a process of its own now."""
-        session, rival = self._session(ready), self._rival(ready)
-        try:
-            with self._leased(ready, "time"):
-                foreigners = self.gpu.foreigners(self.pool.pids())
-                result = self._timer()(
-                    session,
-                    ready.gated.lowered,
-                    ready.built,
-                    self._planned(ready, ("time", "held_out")),
-                    rival=rival,
-                    parameters=ready.parameters,
-                    configurations=max(2, self._configurations),
-                    secret=self._seed(ready),
-                    foreigners=foreigners,
-                )
-                self._configurations += 1
-                control = {**self._control(session), **self._witnessed(ready)}
-        finally:
-            self._end(ready)
+        session, rival = self.session(ready), self._rival(ready)
+        with self.leased(ready, "time"):
+            foreigners = self.gpu.foreigners(self.pool.pids())
+            result = self._timer()(
+                session,
+                ready.gated.lowered,
+                ready.built,
+                self._planned(ready, ("time", "held_out")),
+                rival=rival,
+                parameters=ready.parameters,
+                configurations=max(2, self._configurations),
+                secret=self.seed(ready),
+                foreigners=foreigners,
+            )
+            self.count(1)
+            self._judged += 1
+            control = {**self._control(session), **self._witnessed(ready)}
         self._remember(ready)
         return self._told(ready, result.measurements, result.beats_incumbent, {**result.evidence, **control})
 
@@ -158,7 +156,7 @@ class GpuDevice:
             problem=self.problem,
             variant=self.variant,
             target=self.target,
-            baselines=self._baselines,
+            baselines=self.baselines,
             aa_spread=self._spreads,
             quiet=self.pool.quiet,
         )
@@ -167,7 +165,7 @@ class GpuDevice:
         """The workloads that this candidate was lowered for: held-out ones only at confirm."""
         planned = {p.workload for p in ready.gated.lowered.plans}
         found = [w for role in roles for w in self.problem.of_role(role, self.variant)]  # type: ignore[arg-type]
-        return [w for w in found if w.name in planned and (w.role == "check" or w.name in self._baselines)]
+        return [w for w in found if w.name in planned and (w.role == "check" or w.name in self.baselines)]
 
     def _told(self, ready: Ready, measurements: Any, beats: bool, evidence: Mapping[str, Json]) -> Timed:
         """With what the machine code and the model say about why it is as fast as it is."""
@@ -177,7 +175,7 @@ class GpuDevice:
             name: predict(plans[name], ready.built, self.measured, workload, self.problem)
             for name, workload in timed.items()
         }
-        heaviest = max(timed.values(), key=lambda w: (w.weight, self._baselines[w.name].us)).name
+        heaviest = max(timed.values(), key=lambda w: (w.weight, self.baselines[w.name].us)).name
         found = traits(plans[heaviest], ready.built, self.measured)
         parent = ready.job.parent
         shown = [m for m in measurements if m.workload in timed]
@@ -189,7 +187,7 @@ class GpuDevice:
             evidence={
                 **evidence,
                 "model": {name: prediction.evidence() for name, prediction in predictions.items()},
-                "lease_seconds": self.seconds.get(self._key(ready)),
+                "lease_seconds": self.leased_seconds(ready.job),
             },
         )
 
@@ -217,10 +215,10 @@ class GpuDevice:
 
     def _control(self, session: Session) -> dict[str, Json]:
         """A/A now and then: if the machine has become restless, from now on a gain has to be larger."""
-        if self._configurations % CONTROL_EVERY:
+        if self._judged % CONTROL_EVERY:
             return {}
         workload = max(self.problem.of_role("time", self.variant), key=lambda w: w.weight)
-        baseline = self._baselines[workload.name]
+        baseline = self.baselines[workload.name]
         found = calibration_of.control(
             session.worker, workload, self.variant, baseline.name, baseline.calls, self._secret, blocks=12
         )
@@ -241,54 +239,57 @@ class GpuDevice:
 
     # --- processes and the lease ---
 
-    def _session(self, ready: Ready) -> Session:
+    def session(self, ready: Ready) -> Session:
         """The candidate's own process, opened before the lease is asked for."""
-        key = self._key(ready)
+        key = self._key(ready.job)
         with self._books:
             session = self._sessions.get(key)
         if session is None:
-            names = {n: b.name for n, b in self._baselines.items()}
+            self._places.acquire()
+            names = {n: b.name for n, b in self.baselines.items()}
             session = Session(self.pool, baselines=names, least_free_bytes=self._least_free)
-            _ = session.worker
             with self._books:
                 self._sessions[key] = session
-                # One whose tuning failed in between never comes back for its time.
-                old = [self._sessions.popitem(last=False)[1] for _ in range(len(self._sessions) - MOST_SESSIONS)]
-            for each in old:
-                each.close()
+        _ = session.worker
         return session
 
-    def _end(self, ready: Ready) -> None:
+    def leave(self, job: Job) -> None:
         with self._books:
-            session = self._sessions.pop(self._key(ready), None)
+            session = self._sessions.pop(self._key(job), None)
         if session is not None:
             session.close()
-        self.pool.prepare()
+            self._places.release()
+            self.pool.prepare()
 
     @contextmanager
-    def _leased(self, ready: Ready, stage: str) -> Iterator[Held]:
+    def leased(self, ready: Ready, stage: str) -> Iterator[Held]:
         label = f"evolve {stage} {ready.job.candidate.id}"
         with self._turn, lease(self.gpu.uuid, seconds=self._wait, label=label) as held:
             try:
                 yield held
             finally:
-                key = self._key(ready)
+                key = self._key(ready.job)
                 self.seconds[key] = self.seconds.get(key, 0.0) + held.seconds
                 while len(self.seconds) > 4 * REMEMBERED:
                     self.seconds.popitem(last=False)
 
     def leased_seconds(self, job: Job) -> float:
         """How long this judgement held the GPU, so far."""
-        return self.seconds.get(f"{job.candidate.id}/{job.mode}", 0.0)
+        return self.seconds.get(self._key(job), 0.0)
 
-    def _key(self, ready: Ready) -> str:
-        return f"{ready.job.candidate.id}/{ready.job.mode}"
+    def count(self, configurations: int) -> None:
+        """So many more were timed: the best of many is lucky, and has to gain more."""
+        with self._books:
+            self._configurations += configurations
 
-    def _seed(self, ready: Ready) -> bytes:
+    def _key(self, job: Job) -> str:
+        return f"{job.candidate.id}/{job.mode}"
+
+    def seed(self, ready: Ready) -> bytes:
         """From the run's secret, or from the job's seeds where a judgement is to be run again exactly."""
         if ready.job.random_seeds:
             return repr(ready.job.random_seeds).encode()
-        return seed_of(self._secret, self._key(ready)).to_bytes(8, "big")
+        return seed_of(self._secret, self._key(ready.job)).to_bytes(8, "big")
 
     def close(self) -> None:
         for session in self._sessions.values():

@@ -56,13 +56,15 @@ class Session:
         assert self._worker is not None
         return self._worker
 
-    def attempt(self, deed: Callable[[Asked], T], *, stage: str, workload: Workload) -> T:
-        """Do it, twice if the worker is lost the first time."""
+    def attempt(self, deed: Callable[[Asked], T], *, stage: str, workload: Workload, chances: int = 2) -> T:
+        """Do it, twice if the worker is lost the first time and it has a second chance."""
         try:
             return deed(self.worker)
         except (WorkerFault, WireError) as error:
             first = self._lost(error)
         _unless_ours(first, workload)
+        if chances < 2:
+            raise self._blame(first, {}, stage, workload)
         probed = self._probe(workload)
         try:
             return deed(self.worker)
@@ -70,6 +72,16 @@ class Session:
             second = self._lost(error)
         _unless_ours(second, workload)
         raise self._blame(second, probed, stage, workload)
+
+    def once(self, deed: Callable[[Asked], T], *, workload: Workload) -> T:
+        """Many points in one order: the fault that costs them their worker is raised and says which of them it was.
+        Whoever asks next gets another worker."""
+        try:
+            return deed(self.worker)
+        except (WorkerFault, WireError) as error:
+            fault = self._lost(error)
+        _unless_ours(fault, workload)
+        raise fault
 
     def _lost(self, error: Exception) -> WorkerFault:
         fault = error if isinstance(error, WorkerFault) else WorkerFault("died", str(error))
@@ -112,7 +124,7 @@ class Session:
     def _blame(self, fault: WorkerFault, probed: Mapping[str, Any], stage: str, workload: Workload) -> Ruling:
         verdict = Verdict.TIMEOUT if fault.kind == "hung" else Verdict.RUNTIME_ERROR
         evidence = {"faults": self.faults, "probe": dict(probed)}
-        return Ruling(verdict, _say(fault, workload), stage=stage, evidence=evidence)
+        return Ruling(verdict, say(fault, workload), stage=stage, evidence=evidence)
 
     def close(self) -> None:
         if self._worker is not None:
@@ -131,7 +143,7 @@ def _unless_ours(fault: WorkerFault, workload: Workload) -> None:
         )
 
 
-def _say(fault: WorkerFault, workload: Workload) -> str:
+def say(fault: WorkerFault, workload: Workload) -> str:
     text = next(
         iter(fault.text.strip().splitlines()), "The GPU process failed"
     )  # the rest is torch's advice to programmers

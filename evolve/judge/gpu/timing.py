@@ -25,11 +25,11 @@ from evolve.judge.gpu.engine import Engine, Mark, Replay
 from evolve.judge.gpu.launch import Bound, Program
 from evolve.judge.gpu.memory import Buffer, Memory
 from evolve.judge.gpu.place import Placed, allocator, scratch_for
+from evolve.judge.gpu.stir import Stir, fingerprint
 from evolve.problem import Baseline, Problem
 from evolve.types import Workload
 
 EAGER_CALLS = 20
-STIRRED = 64  # elements in a row: enough that a stale row stands out, few enough to cost nothing
 # Each side begins, ends and stands inside as often as the others. With the candidate always at the ends it came out
 # 0.13 % slower than itself (H200, 60 decisions of a kernel against itself): the first sample meets another clock.
 ORDERS = {3: ("CIBBIC", "IBCCBI", "BCIICB"), 2: ("CBBC", "BCCB")}
@@ -75,8 +75,9 @@ class Timing:
             self._other = torch.zeros(2 * engine.l2_bytes // 4, dtype=torch.int32, device=engine.device)
         self._flush = self._other.max if workload.mode != "hot" and _evict(self.sets, engine.l2_bytes) else None
         self._warm = _small_inputs(self.sets) if workload.mode == "weights_cold" else []
-        self._bound: list[Bound] = []
-        self._scratch: list[Buffer] = []
+        self._samples = 0  # of the block that is being taken
+        self.bound: list[Bound] = []  # the candidate's, one a set
+        self._scratch: dict[str, list[Buffer]] = {}  # by side
         self._seen: list[torch.Tensor] = []
         candidate = contestants["C"]
         self._plan = candidate.plan if isinstance(candidate, Program) else None
@@ -104,9 +105,9 @@ class Timing:
             if isinstance(contestant, Baseline):
                 replay = capture_calls(self.engine, contestant, [s.arguments for s in self.sets])
             else:
-                bound = self._bind(contestant)
+                bound = self.bind(letter, contestant, self._memory)
                 if letter == "C":
-                    self._bound = bound
+                    self.bound = bound
                 bound[0].run(self.engine.stream())  # outside the capture first: what fails is then this launch, by name
                 self.engine.synchronize()
                 replay = self.engine.capture(lambda: _run(bound, self.engine.stream()))
@@ -114,14 +115,26 @@ class Timing:
             self.engine.synchronize()
         return replay
 
-    def _bind(self, program: Program) -> list[Bound]:
-        """One binding a set. Scratch is one for all calls, as it is for a host function that allocates it anew each
-        time: the allocator hands out the same place. Only what the kernels themselves ask for differs by call."""
-        scratch = scratch_for(program.plan, self._memory)
-        self._scratch += scratch.values()
+    def bind(self, letter: str, program: Program, memory: Memory) -> list[Bound]:
+        """One binding a set, with scratch out of `memory`. It is one for all calls, as it is for a host function that
+        allocates it anew each time: the allocator hands out the same place. Only what the kernels themselves ask for
+        differs by call."""
+        scratch = scratch_for(program.plan, memory)
+        self._scratch[letter] = list(scratch.values())
         pointers = {name: buffer.pointer for name, buffer in scratch.items()}
-        place = allocator(self._memory)
+        place = allocator(memory)
         return [program.bind(s.roots(program.plan, pointers), place) for s in self.sets]
+
+    def join(self, letter: str, bound: Sequence[Bound]) -> None:
+        """One more side, which `bind` made and which ran once, until it leaves: the tuner's points come and go."""
+        replay = self.engine.capture(lambda: _run(bound, self.engine.stream()))
+        replay()
+        self._replays[letter] = replay
+
+    def leave(self, letter: str) -> None:
+        """Its memory is the caller's again, once the device is idle."""
+        self._replays.pop(letter, None)
+        self._scratch.pop(letter, None)
 
     # --- sampling ---
 
@@ -130,7 +143,7 @@ class Timing:
         self._renew(number)
         if self.workload.mode == "hot":  # one replay to warm the L2, then new contents once more: not even it helps
             self._replays[side]()
-            self._renew(number + len(self.orders[0]))
+            self._renew(number + self._samples)
         if watch:
             self._seen = [fingerprint(s) for s in self.sets]
         if self._flush is not None:
@@ -141,7 +154,7 @@ class Timing:
     def _renew(self, number: int) -> None:
         self._stir(number)
         self._put_back()
-        for buffer in self._scratch:
+        for buffer in (b for buffers in self._scratch.values() for b in buffers):
             buffer.body.fill_(self._rng.randrange(256))  # what an earlier call left there is of no use
 
     def _put_back(self) -> None:
@@ -157,15 +170,20 @@ class Timing:
         """One block, enqueued as a whole so that the device never waits for the host; microseconds a call."""
         order = self.order
         self.taken += 1
-        self._begin()
+        return self.samples(order)
+
+    def samples(self, order: Sequence[str]) -> tuple[list[float], bool | None]:
+        """One of each side in this order; microseconds a call, and whether the chip was slowed."""
+        self._begin(len(order))
         marks = [self._sample(number, side) for number, side in enumerate(order)]
         slowed = self.engine.slowed()  # asked while the device works
         self.engine.synchronize()
         return [self.engine.between_us(a, b) / self.calls for a, b in marks], slowed
 
-    def _begin(self) -> None:
-        self._stir.prepare(2 * len(self.orders[0]))
-        self._cushion()
+    def _begin(self, samples: int) -> None:
+        self._samples = samples
+        self._stir.prepare(2 * samples)
+        self.cushion()
 
     def _sample(self, number: int, side: str, *, watch: bool = False) -> tuple[Mark, Mark]:
         self._before(number, side, watch=watch)
@@ -173,7 +191,7 @@ class Timing:
         self._replays[side]()
         return first, self.engine.mark()
 
-    def _cushion(self) -> None:
+    def cushion(self) -> None:
         """Work for the device to be busy with while the host enqueues the first sample. Without it the first stamp is
         taken before the graph has arrived, always to the cost of the side that comes first: the candidate."""
         for _ in range(CUSHIONS):
@@ -189,9 +207,9 @@ class Timing:
 
     def eager_us(self) -> float | None:
         """A call as a host makes it, launch by launch: shown beside the score, never ranked."""
-        if not self._bound:
+        if not self.bound:
             return None
-        runs = [self._bound[i % len(self._bound)] for i in range(EAGER_CALLS)]
+        runs = [self.bound[i % len(self.bound)] for i in range(EAGER_CALLS)]
         first = self.engine.mark()
         for bound in runs:
             bound.run(self.engine.stream())
@@ -206,7 +224,7 @@ class Timing:
         whether it left its inputs alone. Up to there it is a block like any other, so a kernel cannot tell that what
         it computes now will be looked at; a counter is of no use either."""
         last = self._rng.choice([n for n, side in enumerate(self.order) if side == "C"])
-        self._begin()
+        self._begin(len(self.order))
         for number, side in enumerate(self.order[: last + 1]):
             self._sample(number, side, watch=number == last)
         self.engine.synchronize()
@@ -225,72 +243,6 @@ class Timing:
         """The arguments of a set as they were before the last sample."""
         kept = {id(t): k for t, k in self._restore}
         return tuple(kept.get(id(a), a) for a in placed.arguments)
-
-
-class Stir:
-    """Overwrites some elements of every input by others of the same input, in two launches for all sets together.
-
-    Values stay what they were, so whatever a problem promises of its inputs still holds; places are secret."""
-
-    def __init__(
-        self, engine: Engine, sets: Sequence[Placed], kept: Sequence[torch.Tensor], rng: random.Random
-    ) -> None:
-        tensors = [t for s in sets for t in s.tensors("value").values()] + list(kept)
-        moved = [t for t in tensors if t.is_floating_point() and t.numel() > 1]
-        self._groups = [
-            _Group(engine, [t for t in moved if t.element_size() == size], size, rng.getrandbits(62))
-            for size in sorted({t.element_size() for t in moved})
-        ]
-
-    def __bool__(self) -> bool:
-        """False where no input is floating: then contents repeat, and the evidence says so."""
-        return bool(self._groups)
-
-    def prepare(self, samples: int) -> None:
-        """Draw the places for a whole block at once: between samples the host must be quick."""
-        for group in self._groups:
-            group.prepare(samples)
-
-    def __call__(self, number: int) -> None:
-        for group in self._groups:
-            group.move(number)
-
-
-_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-class _Group:
-    """All inputs of one element size, as places in one span of addresses with holes in it."""
-
-    def __init__(self, engine: Engine, tensors: Sequence[torch.Tensor], size: int, random_seed: int) -> None:
-        self._keep = tensors
-        lowest = min(t.data_ptr() for t in tensors)
-        highest = max(t.data_ptr() + _extent(t) for t in tensors)
-        self._span = engine.span(lowest, (highest - lowest) // size * size).view(_SAME_SIZE[size])
-        self._starts = torch.tensor([(t.data_ptr() - lowest) // size for t in tensors])
-        counts = torch.tensor([_extent(t) // size for t in tensors])
-        self._room = torch.arange(min(STIRRED, int(counts.min())), device=engine.device)
-        self._choices = (counts - len(self._room) + 1).to(torch.float64)
-        self._generator = torch.Generator().manual_seed(random_seed)
-        self._places: torch.Tensor | None = None
-
-    def prepare(self, samples: int) -> None:
-        """[sample, from or to, tensor]: where a run of elements starts."""
-        drawn = torch.rand((samples, 2, len(self._starts)), generator=self._generator, dtype=torch.float64)
-        places = self._starts + (drawn * self._choices).to(torch.int64)
-        self._places = places.to(self._room.device, non_blocking=True).unsqueeze(-1) + self._room
-
-    def move(self, number: int) -> None:
-        """From one run to another of the same tensor; of strided inputs also what lies between, which nobody reads.
-        Where runs overlap some elements stay, which is as good."""
-        assert self._places is not None
-        source, target = self._places[number].flatten(1)
-        self._span[target] = self._span[source]
-
-
-def _extent(tensor: torch.Tensor) -> int:
-    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    return (last + 1) * tensor.element_size()
 
 
 def _evict(sets: Sequence[Placed], l2_bytes: int) -> bool:
@@ -320,26 +272,3 @@ def capture_calls(engine: Engine, baseline: Baseline, sets: Sequence[Sequence[An
         baseline.call(*sets[0])
     engine.synchronize()
     return engine.capture(lambda: [baseline.call(*arguments) for arguments in sets])
-
-
-def fingerprint(placed: Placed) -> torch.Tensor:
-    """Two sums over all bits of each input, on the device: any single change shows, and so does an exchange."""
-    tensors = [t for t in placed.tensors("value", "index").values() if t.numel()]
-    return torch.stack([_sums(t) for t in tensors]) if tensors else torch.zeros(1)
-
-
-def _sums(tensor: torch.Tensor) -> torch.Tensor:
-    """Rows of 1024, so that the weights stay small; wraps around at 64 bits."""
-    flat = tensor.as_strided((_extent(tensor) // tensor.element_size(),), (1,)).view(_SAME_SIZE[tensor.element_size()])
-    rows = flat[: flat.numel() // 1024 * 1024].view(-1, 1024)
-    weights = torch.arange(1, 1025, device=flat.device, dtype=torch.int64)
-    columns = rows.sum(0, dtype=torch.int64)
-    lines = rows.sum(1, dtype=torch.int64)
-    rest = flat[rows.numel() :].to(torch.int64)
-    places = torch.arange(1, rest.numel() + 1, device=flat.device, dtype=torch.int64)
-    return torch.stack(
-        [
-            (columns * weights).sum() + (rest * places).sum(),
-            (lines * (torch.arange(lines.numel(), device=flat.device, dtype=torch.int64) * 2 + 1)).sum() + rest.sum(),
-        ]
-    )

@@ -24,6 +24,7 @@ from evolve.judge.gpu.engine import CudaEngine, Engine
 from evolve.judge.gpu.facts import about, free_bytes, surroundings, workload_of
 from evolve.judge.gpu.launch import Program
 from evolve.judge.gpu.memory import Memory
+from evolve.judge.gpu.quick import Desk
 from evolve.judge.gpu.rehearsal import empty_plan
 from evolve.judge.gpu.timing import Contestant, Timing
 from evolve.judge.gpu.wire import Channel, WireError
@@ -74,6 +75,7 @@ class Worker:
         self._intact = True  # memory around every buffer that was timed
         self._loaded: dict[str, Function] = {}
         self._limits: dict[str, float] = {}
+        self._desk: Desk | None = None  # the tuner's, from its first order on
 
     def obey(self, order: Order) -> dict[str, Any]:
         deeds = {
@@ -82,6 +84,8 @@ class Worker:
             "time": self._time,
             "blocks": self._blocks,
             "end": self._end,
+            "quick": lambda o: self.desk.quick(o),
+            "duel": lambda o: self.desk.duel(o),
             "probe": self._probe,
             "baseline": self._baseline,
             "ceilings": self._ceilings,
@@ -98,6 +102,11 @@ class Worker:
     def problem(self) -> Problem:
         assert self._problem is not None, "the first order is `open`"
         return self._problem
+
+    @property
+    def desk(self) -> Desk:
+        self._desk = self._desk or Desk(self.engine, self.problem, self._program, self._phases)
+        return self._desk
 
     def _phases(self, **where: Any) -> Phases:
         return Phases(self._channel.send, self._limits, **where)
@@ -307,7 +316,9 @@ class Worker:
         return {"wrong": wrong, "worst": worst, "sets": len(chosen)}
 
     def _end(self, order: Order) -> dict[str, Any]:
-        """Give the timed workload's memory back."""
+        """Give the timed workload's memory back, and what was kept for the tuner."""
+        if self._desk is not None:
+            self._desk.close()
         if self._memory is not None:
             self.engine.synchronize()
             self._timing = None
