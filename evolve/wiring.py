@@ -119,9 +119,16 @@ def open_backend(
         cache=cache_folder(),
         width=width(config),
         timeout=config.evaluator.timeout,
-        tuner=Tuning(points=config.tuner.points, seconds=config.tuner.seconds) if config.tuner.enabled else None,
+        tuner=tuning(config),
     )
     return backends.open_backend(settings, seed=seed, calibration=calibration)
+
+
+def tuning(config: RunConfig) -> Tuning | None:
+    tuner = config.tuner
+    if not tuner.enabled:
+        return None
+    return Tuning(points=tuner.points, seconds=tuner.seconds, gpu_seconds=tuner.gpu_seconds)
 
 
 def shipped(name: str) -> Path:

@@ -187,10 +187,11 @@ class PromptConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TunerConfig:
     # Off: without a GPU every point is a build, so that tuning every candidate takes longer than all the rest of a run.
-    # The gpu backend has no tuner yet; where it is asked for one, it says so and goes on at the defaults.
+    # On a GPU it pays: points are built while others use it.
     enabled: Flag = False
     points: Count = 40  # at most, a workload of one candidate
     seconds: Number = 60.0  # at most, all workloads of one candidate; a run repeats to the event only below it
+    gpu_seconds: Number = 4.0  # at most under the GPU's lease, all workloads of one candidate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -158,11 +158,13 @@ class Session:
             self.rounds += 1
             self._round([(name, point, self._point(name, point)) for name, point in asked])
             last = time.monotonic() - begun
+            if self.sitting.spent:
+                self.ended = self.sitting.spent
+                return
             if all(tuner.spent for tuner in self.tuners.values()):
                 return
-            over = self._spent() + last > self.bench.tuning.seconds
-            if over or self.sitting.spent:
-                self.ended = self.sitting.spent or "the next round would not have ended in time"
+            if self._spent() + last > self.bench.tuning.seconds:
+                self.ended = "the next round would not have ended in time"
                 return
             self._share()
 

@@ -85,6 +85,18 @@ def far_slower(a, b, c, m, n, k):
 
 
 @kernel
+def likes_wide(a, b, c, m, n, k):
+    honest(a, b, c, m, n, k)
+    cost(m, n, k, -0.4 if n > m else 0.5)
+
+
+@kernel
+def wrong_and_quick(a, b, c, m, n, k):
+    drops_tail(a, b, c, m, n, k)
+    cost(m, n, k, 0.3)
+
+
+@kernel
 def drops_tail(a, b, c, m, n, k):
     x, y, out = operands(a, b, c, m, n, k)
     out.copy_(x[:, : k - 1] @ y[: k - 1])
@@ -175,6 +187,7 @@ def crashes(a, b, c, m, n, k):
 
 @kernel
 def leaves_its_buffer(a, b, c, m, n, k):
+    STASH["poisoned"] = True  # from here on the context answers nothing but that
     raise DriverError("cuCtxSynchronize: CUDA error 700: an illegal memory access was encountered")
 
 
@@ -224,7 +237,8 @@ class HostEngine:
         return 0
 
     def synchronize(self):
-        pass
+        if STASH.get("poisoned"):
+            raise DriverError("cuCtxSynchronize: CUDA error 700: an illegal memory access was encountered")
 
     def capture(self, work):
         return work

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,12 +68,24 @@ def device():
         made.close()
 
 
+@pytest.fixture(autouse=True)
+def everyone_leaves(device):
+    """As the pipeline has it, whatever came of a candidate."""
+    yield
+    while MADE:
+        device.leave(MADE.pop())
+
+
+MADE = []
+
+
 def ready(device, name, tmp_path, *, step=1, mode="judge", incumbent=None):
     roles = ("check", "time", "held_out") if mode == "confirm" else ("check", "time")
     workloads = [w for role in roles for w in device.problem.of_role(role, device.variant)]
     candidate = Candidate(step=step, source=name, member="test", kind="seed")
+    MADE.append(Job(candidate=candidate, mode=mode, incumbent=incumbent))
     return Ready(
-        job=Job(candidate=candidate, mode=mode, incumbent=incumbent),
+        job=MADE[-1],
         screened=Screened(source=name, digest=name, entry="matmul", kernels=(name,), defaults={}, tune={}),
         gated=Gated(lowered=gpu_fakes.lowered_for(workloads, name, tmp_path), digest=name, certificate={}),
         built=gpu_fakes.built_for(name, tmp_path),
@@ -137,13 +150,28 @@ def test_bad_ones_get_their_verdict_and_the_next_is_judged_as_if_nothing_was(dev
     assert device.time(good).measurements
 
 
-def test_a_check_without_a_time_leaks_no_process_for_ever(device, tmp_path, monkeypatch):
-    monkeypatch.setattr(device_module, "MOST_SESSIONS", 1)
-    for step in range(100, 103):
-        device.check(ready(device, "honest", tmp_path, step=step))
-    assert len(device._sessions) == 1
+def test_who_leaves_makes_room_and_leaves_no_process(device, tmp_path, monkeypatch):
+    """More candidates than places: each waits for one that is through, and none loses its process to another."""
+    monkeypatch.setattr(device, "_places", threading.BoundedSemaphore(2))
+    through = []
+
+    def one(step):
+        made = ready(device, "honest", tmp_path, step=step)
+        try:
+            device.check(made)
+            through.append(device.time(made).measurements)
+        finally:
+            device.leave(made.job)
+
+    threads = [threading.Thread(target=one, args=(step,)) for step in range(100, 104)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(through) == 4
+    assert not device._sessions
     alive = [p for p in device.pool.pids() if _runs(p)]
-    assert len(alive) <= 3 + 1, "server, session, standby, and one that is just dying"
+    assert len(alive) <= 2 + 2, "server, standby, and two that are just dying"
 
 
 def _runs(pid):

@@ -27,7 +27,8 @@ from evolve.tuner import key_of
 from evolve.types import Json, Workload
 
 BATCH = 14  # of each workload in one round: three rounds of 40 points, so that the GPU is asked for three times
-MOST_LOST = 3  # processes that one candidate's points may take with them
+MOST_LOST = 3  # processes that one candidate's points may take with them before the search is over
+LAST_LOST = MOST_LOST + 2  # and until what was found is given up, too
 ROUNDS = 12  # of a duel: enough for an interval
 POINT_SECONDS = 1.5  # of silence, besides what the baseline's time grants: whoever needs longer is not fast
 HUNG = 300.0  # times the baseline's sample
@@ -51,6 +52,7 @@ class GpuSitting:
         self._best: dict[str, float] = {}  # the best ratio to the anchor, by workload
         self._anchor: dict[str, float] = {}  # microseconds of the anchor at first
         self._checked: set[Any] = set()  # parameters that were checked at the check sizes
+        self._deadly: dict[Any, str] = {}  # parameters that took a process on one workload are not tried on another
         self.lost: list[dict[str, Any]] = []
         self.timed = 0
         self._brief = Check(
@@ -85,12 +87,19 @@ class GpuSitting:
         for shot in shots:
             waiting.setdefault(shot.workload, []).append(shot)
         while any(waiting.values()) and not self.spent:
+            self._bury(waiting, found)
             session = self._device.session(self._ready)
             with self._device.leased(self._ready, "tune"), self._device.pool.quiet():
                 self._through(session, waiting, found)
         self._device.count(len(found))
         self.timed += len(found)
         return [found.get(id(shot), LATE) for shot in shots]
+
+    def _bury(self, waiting: Mapping[str, list[Shot]], found: dict[int, float | str]) -> None:
+        for shots in waiting.values():
+            for shot in [s for s in shots if key_of(s.point.parameters) in self._deadly]:
+                found[id(shot)] = self._deadly[key_of(shot.point.parameters)]
+                shots.remove(shot)
 
     def _through(self, session: Session, waiting: Mapping[str, list[Shot]], found: dict[int, float | str]) -> None:
         """Workload by workload, until one of the points takes the process with it."""
@@ -132,7 +141,7 @@ class GpuSitting:
         self.lost.append(fault.evidence() | {"at": {k: v for k, v in fault.at.items() if k != "done"}})
         if shots and fault.in_candidate and "point" in fault.at:
             shot = shots.pop(0)
-            found[id(shot)] = say(fault, shot.point.workload)
+            found[id(shot)] = self._deadly[key_of(shot.point.parameters)] = say(fault, shot.point.workload)
 
     def _order(self, deed: str, name: str, shots: Sequence[Shot]) -> dict[str, Any]:
         ready, baseline = self._ready, self._device.baselines[name]
@@ -155,7 +164,7 @@ class GpuSitting:
         for shot in leaders:
             waiting.setdefault(shot.workload, []).append(shot)
         found: dict[int, Interval] = {}
-        while any(waiting.values()) and len(self.lost) < MOST_LOST:
+        while any(waiting.values()) and len(self.lost) < LAST_LOST:
             session = self._device.session(self._ready)
             with self._device.leased(self._ready, "tune"), self._device.pool.quiet():
                 self._duels(session, waiting, found)
@@ -195,7 +204,7 @@ class GpuSitting:
         made = dict(zip(map(_name, wanted), self._maker.make(self._ready.screened, wanted), strict=True))
         said: list[Mapping[str, float] | str] = []
         while len(said) < len(shots):
-            if len(self.lost) >= MOST_LOST:
+            if len(self.lost) >= LAST_LOST:
                 said += [self.spent] * (len(shots) - len(said))
                 break
             session, lost = self._device.session(self._ready), len(self.lost)
