@@ -47,9 +47,9 @@ TUNING = Tuning(points=12, seconds=60, gpu_seconds=30)
 def source_of(kinds, extra="", **tune):
     """A candidate that launches what its parameter `kind` says."""
     kernels = "".join(KERNEL.format(name=name, number=NUMBER[name] + 1.5) for name in kinds)
+    sizes = "a.shape[0], b.shape[1], a.shape[1]"
     calls = "".join(
-        f'    if kind == "{name}":\n        {name}[(1,)](a, b, c, a.shape[0], b.shape[1], a.shape[1], num_warps=num_warps)\n'
-        for name in kinds
+        f'    if kind == "{name}":\n        {name}[(1,)](a, b, c, {sizes}, num_warps=num_warps)\n' for name in kinds
     )
     space = {"kind": tuple(kinds), **tune}
     return (
