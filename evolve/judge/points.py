@@ -75,12 +75,11 @@ class Maker:
 
     def make(self, screened: Screened, points: Sequence[Point], *, shuffle_seed: int = 0) -> list[Shot | str]:
         """In the order of the points."""
+        if not points:
+            return []
         chunks = _chunks(points, self.width)
-        if len(chunks) < 2:
-            found = [self._made(screened, points, shuffle_seed)] if points else []
-        else:
-            with ThreadPoolExecutor(len(chunks), thread_name_prefix="points") as threads:
-                found = list(threads.map(lambda chunk: self._made(screened, chunk, shuffle_seed), chunks))
+        with ThreadPoolExecutor(len(chunks), thread_name_prefix="points") as threads:
+            found = list(threads.map(lambda chunk: self._made(screened, chunk, shuffle_seed), chunks))
         by_name = {
             _name(p.workload.name, p.parameters): shot
             for chunk, shots in zip(chunks, found, strict=True)

@@ -13,7 +13,8 @@ from evolve.config import RunConfig, TunerConfig
 from evolve.judge import backends
 from evolve.judge.contract import job_of
 from evolve.judge.pipeline import Record
-from evolve.judge.stages import Ruling, Screened
+from evolve.judge.points import Maker
+from evolve.judge.stages import Point, Ruling, Screened
 from evolve.judge.tune import Tuning, first_points
 from evolve.problem import with_workloads
 from evolve.tuner import key_of
@@ -85,6 +86,23 @@ def test_it_finds_what_trying_everything_finds(cpu, tuned):
     chosen = [m.parameters["BLOCK_M"] for m in tuned.measurements]
     assert chosen == [64, 16], "a square product and one of sixteen rows want different tiles"
     assert tuned.score > 1.5, "the seed's defaults are the baseline"
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_points_come_back_in_the_order_they_were_asked_in(cpu, width):
+    """However they were put together for the jail: those that share their TTIR go together."""
+    bench = cpu.tune
+    maker = Maker(problem=bench.problem, target=bench.target, jail=bench.jail, builder=bench.builder, width=width)
+    screened = cpu.prepare(job_of(tuned_over(GRID)), Record()).screened
+    wanted = [
+        Point(workload=bench.problem.workload(w.name, bench.variant), parameters={**screened.defaults, **point})
+        for w in TIMED
+        for point in grid()
+    ]
+    made = maker.make(screened, wanted)
+    assert [(s.point.workload, s.point.parameters) for s in made] == [(p.workload, p.parameters) for p in wanted]
+    assert [s.plan.workload for s in made] == [p.workload.name for p in wanted]
+    assert all(dict(s.plan.parameters) == p.parameters for s, p in zip(made, wanted, strict=True))
 
 
 def test_a_child_starts_from_its_parents_best(cpu, tuned):

@@ -32,7 +32,7 @@ from evolve.problem import Problem
 
 SLOWER = 1.4  # times the best so far: no noise of a single call is that large, and none but the best are wanted
 AROUND = ("C", "P", "P", "P", "C")
-WARM_SAMPLES = 12  # of the anchor, before anything is compared with it
+WARM_SAMPLES, WARM_US = 12, 5000.0  # of the anchor, before anything is compared with it: clocks rise in that time
 KEEP_BYTES = 4 << 30  # of buffers that wait for more points, while others use the GPU
 Load = Callable[[Mapping[str, Any]], Program]
 
@@ -118,7 +118,10 @@ class Quick:
     def __init__(self, engine: Engine, memory: Memory, timing: Timing, rng: random.Random, phases: Phases) -> None:
         self._engine, self._memory, self._timing, self._rng = engine, memory, timing, rng
         with phases("candidate", doing="warm-up"):
-            times, _ = timing.samples("C" * WARM_SAMPLES)
+            spent, times = 0.0, [1.0]
+            while spent < WARM_US:
+                times, _ = timing.samples("C" * WARM_SAMPLES)
+                spent += max(1.0, sum(times) * timing.calls)
             self._anchor_alone = sorted(self._alone(timing.bound[0].run) for _ in range(3))[1]
         self.anchor_us = _middle(times[WARM_SAMPLES // 2 :])
 

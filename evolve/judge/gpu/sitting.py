@@ -9,7 +9,9 @@ timed is counted. What is tried and what is made of the times is `judge.tuning`'
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -54,6 +56,7 @@ class GpuSitting:
         self._checked: set[Any] = set()  # parameters that were checked at the check sizes
         self._deadly: dict[Any, str] = {}  # parameters that took a process on one workload are not tried on another
         self.lost: list[dict[str, Any]] = []
+        self.seconds: dict[str, float] = {}  # under the lease, by workload
         self.timed = 0
         self._brief = Check(
             problem=device.problem,
@@ -76,8 +79,17 @@ class GpuSitting:
 
     def evidence(self) -> Mapping[str, Json]:
         taken = self._device.leased_seconds(self._ready.job) - self._before
-        seconds = {"at_most": self._tuning.gpu_seconds, "taken": round(taken, 3)}
+        rows = {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+        seconds = {"at_most": self._tuning.gpu_seconds, "taken": round(taken, 3), "workloads": rows}
         return {"gpu_seconds": seconds, "timed": self.timed, "lost": self.lost}
+
+    @contextmanager
+    def _clocked(self, workload: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[workload] = self.seconds.get(workload, 0.0) + time.monotonic() - began
 
     # --- quick times ---
 
@@ -89,10 +101,11 @@ class GpuSitting:
         while any(waiting.values()) and not self.spent:
             self._bury(waiting, found)
             session = self._device.session(self._ready)
-            with self._device.leased(self._ready, "tune"), self._device.pool.quiet():
+            with self._device.leased(self._ready, "tune"):
                 self._through(session, waiting, found)
-        self._device.count(len(found))
-        self.timed += len(found)
+        timed = sum(isinstance(each, float) for each in found.values())
+        self._device.count(timed)
+        self.timed += timed
         return [found.get(id(shot), LATE) for shot in shots]
 
     def _bury(self, waiting: Mapping[str, list[Shot]], found: dict[int, float | str]) -> None:
@@ -108,7 +121,8 @@ class GpuSitting:
                 continue
             order = self._order("quick", name, shots) | {"best": self._best.get(name, 1.0), "seconds": self._left}
             try:
-                reply = session.once(partial(_asked, order), workload=shots[0].point.workload)
+                with self._clocked(name):
+                    reply = session.once(partial(_asked, order), workload=shots[0].point.workload)
                 rows, fault = reply.get("rows"), None
             except WorkerFault as error:
                 rows, fault = error.at.get("done"), error
@@ -176,7 +190,8 @@ class GpuSitting:
                 continue
             order = self._order("duel", name, shots) | {"rounds": ROUNDS}
             try:
-                reply = session.once(partial(_asked, order), workload=shots[0].point.workload)
+                with self._clocked(name):
+                    reply = session.once(partial(_asked, order), workload=shots[0].point.workload)
             except WorkerFault as fault:
                 self.lost.append(fault.evidence())
                 guilty = fault.at.get("point")
@@ -228,7 +243,8 @@ class GpuSitting:
         secret = self._device.seed(self._ready) + repr(key_of(parameters)).encode()
         faults = len(session.faults)
         try:
-            errors, _ = self._brief(session, lowered, built, workloads, secret=secret, chances=1)
+            with self._clocked(shot.workload):
+                errors, _ = self._brief(session, lowered, built, workloads, secret=secret, chances=1)
         except Ruling as ruling:
             self.lost += session.faults[faults:]
             return ruling.feedback

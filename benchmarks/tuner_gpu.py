@@ -1,0 +1,399 @@
+"""The tuner against `@triton.autotune` on a GPU: the same kernels over the same spaces, and what each found and took.
+
+    python benchmarks/tuner_gpu.py --out DIR --seconds 170
+
+Kernels are the shipped plain seeds, spaces have 72 points: tiles, warps, stages. Autotune is used as people use it:
+every point by `do_bench` at its defaults, in the call that needs it. Its compiles are made ahead here, side by side,
+to its favour and to spare the machine; its wall seconds are given with and without what they would take in a row. What
+each of them chose is measured once more, interleaved on the same buffers in one process, by neither's own clock.
+
+Parts: compile, matmul, attention. Each may fail alone; results go to DIR/tuner_gpu.json as they come, a table is
+printed last. Without a GPU `--rehearse` walks the way with the model's times and leaves autotune out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+SPACES: dict[str, dict[str, tuple[int, ...]]] = {
+    "matmul": {
+        "BLOCK_M": (16, 64, 128),
+        "BLOCK_N": (64, 128, 256),
+        "BLOCK_K": (64, 128),
+        "num_warps": (4, 8),
+        "num_stages": (3, 4),
+    },
+    "attention": {
+        "BLOCK_M": (32, 64, 128),
+        "BLOCK_N": (32, 64, 128),
+        "num_warps": (4, 8),
+        "num_stages": (2, 3, 4, 5),
+    },
+}
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "matmul": {
+        "square": {"M": 4096, "N": 4096, "K": 4096},
+        "skinny": {"M": 16, "N": 4096, "K": 4096},
+        "deep": {"M": 512, "N": 512, "K": 16384},
+    },
+    "attention": {"causal": {"B": 4, "H": 32, "HK": 32, "S": 4096, "D": 128, "causal": True}},
+}
+MODES = {"skinny": "weights_cold"}
+ROUNDS = 60  # of the last comparison
+GOAL = 0.25  # of autotune's GPU seconds
+
+
+def points(problem: str) -> list[dict[str, int]]:
+    space = SPACES[problem]
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+
+
+# --- Autotune, in processes of its own --------------------------------------------------------------------------------
+
+
+def theirs_source(problem: str) -> str:
+    """The seed's kernel under the decorator that a user would write."""
+    text = (ROOT / "seeds" / f"{problem}.py").read_text()
+    kernel = text[text.index("@triton.jit") : text.index(f"\n\ndef {problem}(")]
+    configs = [
+        f"    triton.Config({ {k: v for k, v in p.items() if k.startswith('BLOCK')} }, "
+        f"num_warps={p['num_warps']}, num_stages={p['num_stages']}),"
+        for p in points(problem)
+    ]
+    key = ["M", "N", "K"] if problem == "matmul" else ["S", "H"]
+    return "\n".join(
+        [
+            "import time",
+            "import torch\nimport triton\nimport triton.language as tl",
+            "SPENT = [0.0]",
+            "def bench(call, quantiles):",
+            "    began = time.perf_counter()",
+            "    try:",
+            "        return triton.testing.do_bench(call, quantiles=quantiles)",
+            "    finally:",
+            "        torch.cuda.synchronize()",
+            "        SPENT[0] += time.perf_counter() - began",
+            "CONFIGS = [",
+            *configs,
+            "]",
+            "RAW = triton.jit",
+            f"@triton.autotune(configs=CONFIGS, key={key!r}, do_bench=bench)",
+            kernel,
+        ]
+    )
+
+
+def load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def matmul_call(size: Mapping[str, Any]) -> tuple[Callable[[Any], tuple[int, ...]], list[Any], dict[str, Any]]:
+    import torch
+    import triton
+
+    m, n, k = size["M"], size["N"], size["K"]
+    a, b = (torch.randn(shape, device="cuda").bfloat16() for shape in ((m, k), (k, n)))
+    c = torch.empty((m, n), device="cuda", dtype=torch.bfloat16)
+    strides = [*a.stride(), *b.stride(), *c.stride()]
+    return (
+        lambda meta: (triton.cdiv(m, meta["BLOCK_M"]) * triton.cdiv(n, meta["BLOCK_N"]),),
+        [a, b, c, m, n, k, *strides],
+        {"PRECISION": "ieee"},
+    )
+
+
+def attention_call(size: Mapping[str, Any]) -> tuple[Callable[[Any], tuple[int, ...]], list[Any], dict[str, Any]]:
+    import torch
+    import triton
+
+    b, h, hk, s, d = (size[name] for name in ("B", "H", "HK", "S", "D"))
+    q, k, v = (torch.randn((b, heads, s, d), device="cuda").bfloat16() for heads in (h, hk, hk))
+    return (
+        lambda meta: (triton.cdiv(s, meta["BLOCK_M"]), h, b),
+        [q, k, v, torch.empty_like(q), s, h, hk, math.log2(math.e) * d**-0.5],
+        {"CAUSAL": size["causal"], "D": d},
+    )
+
+
+CALLS = {"matmul": matmul_call, "attention": attention_call}
+
+
+def theirs(problem: str, out: Path) -> None:
+    """In a process of its own: the first call of each size tunes."""
+    import torch
+
+    module = load(out / f"theirs_{problem}.py")
+    kernel = getattr(module, f"{problem}_kernel")
+    found = {}
+    for name, size in SIZES[problem].items():
+        grid, arguments, more = CALLS[problem](size)
+        torch.cuda.synchronize()
+        module.SPENT[0] = 0.0
+        began = time.perf_counter()
+        kernel[grid](*arguments, **more)
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - began
+        best = kernel.best_config
+        timings = [t[0] if isinstance(t, list | tuple) else t for t in kernel.configs_timings.values()]
+        found[name] = {
+            "best": {**best.kwargs, "num_warps": best.num_warps, "num_stages": best.num_stages},
+            "gpu_seconds": module.SPENT[0],
+            "wall_seconds": wall,
+            "its_own_us": 1e3 * min(timings),
+            "failed": sum(not math.isfinite(t) for t in timings),
+        }
+        (out / f"theirs_{problem}.json").write_text(json.dumps(found, indent=1))
+
+
+def compile_slice(problem: str, out: Path, number: int, of: int) -> None:
+    """Every `of`-th point of every size into Triton's cache; seconds are written down."""
+    import torch
+    from triton.runtime.jit import MockTensor
+
+    kernel = getattr(load(out / f"theirs_{problem}.py"), f"{problem}_kernel").fn
+    began = time.perf_counter()
+    for size in SIZES[problem].values():
+        grid, arguments, more = CALLS[problem](size)
+        mocked = [MockTensor(x.dtype, list(x.shape)) if isinstance(x, torch.Tensor) else x for x in arguments]
+        for point in points(problem)[number::of]:
+            try:
+                kernel.warmup(*mocked, grid=grid(point), **point, **more)
+            except Exception as error:  # what does not compile is autotune's to find out
+                print(f"{problem} {point}: {type(error).__name__}", flush=True)
+    (out / f"compiled_{problem}_{number}.txt").write_text(str(time.perf_counter() - began))
+
+
+def own(*arguments: str, out: Path, log: str) -> subprocess.Popen[bytes]:
+    cache = {"TRITON_CACHE_DIR": str(out.resolve() / "triton_cache")}
+    with open(out / f"{log}.log", "wb") as file:
+        command = [sys.executable, str(Path(__file__).resolve()), "--out", str(out), *arguments]
+        return subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **cache})
+
+
+def compile_all(out: Path, left: float) -> dict[str, Any]:
+    workers = max(1, min(12, (os.cpu_count() or 2) - 2))
+    children = [
+        own("--compile", problem, str(number), str(workers), out=out, log=f"compile_{problem}_{number}")
+        for problem in SPACES
+        for number in range(workers)
+    ]
+    began = time.monotonic()
+    for child in children:
+        try:
+            child.wait(max(1.0, left - (time.monotonic() - began)))
+        except subprocess.TimeoutExpired:
+            child.kill()
+    row = {p: sum(float(f.read_text()) for f in out.glob(f"compiled_{p}_*.txt")) for p in SPACES}
+    return {"wall_seconds": time.monotonic() - began, "cpu_seconds": row, "processes": len(children)}
+
+
+# --- Ours -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Ours:
+    """An opened judge for one problem, and the seed over the same space as its candidate."""
+
+    problem_name: str
+    backend: str
+    width: int
+
+    def __post_init__(self) -> None:
+        from evolve.judge.backends import Settings, open_backend
+        from evolve.judge.pipeline import Record
+        from evolve.judge.tune import Tuning
+        from evolve.problem import load_problem, with_workloads
+        from evolve.types import Candidate, Job, Workload
+
+        sizes = SIZES[self.problem_name].items()
+        timed = tuple(Workload(name=n, params=p, mode=MODES.get(n, "cold")) for n, p in sizes)  # type: ignore[arg-type]
+        problem = with_workloads(load_problem(ROOT / "evaluators" / f"{self.problem_name}.py"), timed)
+        cache = Path.home() / ".cache" / "evolve-tuner-benchmark"
+        cache.mkdir(parents=True, exist_ok=True)
+        settings = Settings(
+            problem=problem,
+            variant=problem.variant("bf16"),
+            backend=self.backend,
+            target="sm_90",
+            cache=cache,
+            width=self.width,
+            timeout=60.0,
+            tuner=Tuning(points=40 if self.backend == "gpu" else 6, seconds=90.0, gpu_seconds=10.0),
+        )
+        text = (ROOT / "seeds" / f"{self.problem_name}.py").read_text()
+        head, rest = text[: text.index("TUNE = {")], text[text.index("@triton.jit") :]
+        self.source = f"{head}TUNE = {SPACES[self.problem_name]!r}\n\n\n{rest}"
+        self.opened = open_backend(settings, seed=self.source)
+        self.pipeline: Any = self.opened.backend
+        self.job = Job(
+            candidate=Candidate(step=0, source=self.source, member="benchmark", kind="seed"), random_seeds=(1, 2, 3)
+        )
+        self.ready = self.pipeline.prepare(self.job, Record())
+
+    def tuned(self) -> dict[str, Any]:
+        self.pipeline.jail.start()
+        self.pipeline.device.check(self.ready)
+        began = time.monotonic()
+        self.result = self.pipeline.tune(self.ready)
+        kept = self.result.tuning
+        wall = time.monotonic() - began
+        return {"wall_seconds": wall, "evidence": kept}
+
+    def compared(self, chosen: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+        """What autotune chose against what the tuner chose: above 1 the tuner's is faster."""
+        from evolve.judge.gpu import sitting as module
+        from evolve.judge.points import Maker, Shot
+        from evolve.judge.stages import Point
+
+        module.ROUNDS = ROUNDS
+        pipeline, settings = self.pipeline, self.pipeline.tune
+        maker = Maker(
+            problem=pipeline.problem,
+            target=pipeline.target,
+            jail=pipeline.jail,
+            builder=pipeline.builder,
+            width=self.width,
+        )
+        wanted = [
+            Point(
+                workload=pipeline.problem.workload(name, pipeline.variant),
+                parameters={**self.ready.parameters[name], **point},
+            )
+            for name, point in chosen.items()
+        ]
+        shots = [s for s in maker.make(self.ready.screened, wanted) if isinstance(s, Shot)]
+        pipeline.device.leave(self.job)  # a fresh process, so that the tuner's choice is the anchor
+        sitting = settings.clock.begin(self.result, settings.tuning, maker)
+        gains = sitting.gains(shots)
+        found = {}
+        for shot in shots:
+            if id(shot) in gains:  # a gain of autotune's over ours; turned around
+                g = gains[id(shot)]
+                found[shot.workload] = {
+                    "ratio": math.exp(-g.median),
+                    "low": math.exp(-g.high),
+                    "high": math.exp(-g.low),
+                }
+        return found
+
+    def close(self) -> None:
+        self.pipeline.device.leave(self.job)
+        self.pipeline.close()
+
+
+def part(problem: str, out: Path, given: argparse.Namespace, left: Callable[[], float]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    began = time.monotonic()
+    ours = Ours(
+        problem_name=problem, backend="cpu" if given.rehearse else "gpu", width=max(1, min(16, os.cpu_count() or 1))
+    )
+    found["opening_seconds"] = time.monotonic() - began
+    try:
+        found["ours"] = ours.tuned()
+        if not given.rehearse:
+            child = own("--theirs", problem, out=out, log=f"theirs_{problem}")
+            try:
+                child.wait(max(5.0, left() - 10))
+            except subprocess.TimeoutExpired:
+                child.kill()
+            found["theirs"] = json.loads((out / f"theirs_{problem}.json").read_text())
+            found["compared"] = ours.compared({name: row["best"] for name, row in found["theirs"].items()})
+    finally:
+        ours.close()
+    return found
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+
+def table(results: Mapping[str, Any]) -> str:
+    head = f"{'':<20} {'autotune / ours':>22} {'GPU s: ours':>12} {'theirs':>8} {'share':>7} {'points':>7}  chosen"
+    lines = [head]
+    for problem, part_ in results.items():
+        if problem not in SPACES or "ours" not in part_:
+            continue
+        evidence = part_["ours"]["evidence"]
+        for name in SIZES[problem]:
+            row = evidence["workloads"][name]
+            mine = evidence.get("gpu_seconds", {}).get("workloads", {}).get(name, math.nan)
+            other = part_.get("theirs", {}).get(name, {}).get("gpu_seconds", math.nan)
+            ratio = part_.get("compared", {}).get(name)
+            shown = f"{ratio['ratio']:.4f} [{ratio['low']:.3f}, {ratio['high']:.3f}]" if ratio else "-"
+            chosen = {k: v for k, v in row["chosen"].items() if k in SPACES[problem]}
+            share = mine / other
+            lines.append(
+                f"{problem + ' ' + name:<20} {shown:>22} {mine:>12.2f} {other:>8.2f} {share:>7.0%} "
+                f"{len(row['tried']):>7}  {chosen}"
+            )
+        taken = evidence.get("gpu_seconds", {}).get("taken", math.nan)
+        walls = [r["wall_seconds"] for r in part_.get("theirs", {}).values()]
+        compiling = results.get("compile", {}).get("cpu_seconds", {}).get(problem, math.nan)
+        lines.append(
+            f"{problem}: under the lease {taken:.2f} s, wall {part_['ours']['wall_seconds']:.1f} s; autotune wall "
+            f"{sum(walls):.1f} s with everything compiled before, {sum(walls) + compiling:.1f} s without"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=170.0)
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--theirs", choices=list(SPACES))
+    parser.add_argument("--compile", nargs=3)
+    given = parser.parse_args()
+    out: Path = given.out
+    out.mkdir(parents=True, exist_ok=True)
+    if given.theirs:
+        theirs(given.theirs, out)
+        return
+    if given.compile:
+        problem, number, of = given.compile
+        compile_slice(problem, out, int(number), int(of))
+        return
+    ends = time.monotonic() + given.seconds
+    results: dict[str, Any] = {}
+    for problem in SPACES:
+        (out / f"theirs_{problem}.py").write_text(theirs_source(problem))
+    parts: dict[str, Callable[[], Any]] = {} if given.rehearse else {"compile": lambda: compile_all(out, 60.0)}
+    parts |= {p: (lambda p=p: part(p, out, given, lambda: ends - time.monotonic())) for p in SPACES}  # type: ignore[misc]
+    for name, deed in parts.items():
+        if time.monotonic() > ends - 15:
+            results[name] = {"skipped": "no time was left"}
+            continue
+        began = time.monotonic()
+        try:
+            results[name] = deed()
+        except Exception:  # one part must not cost the others
+            results[name] = {"failed": traceback.format_exc()[-4000:]}
+            print(results[name]["failed"], flush=True)
+        print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
+        (out / "tuner_gpu.json").write_text(json.dumps(results, indent=1, default=str))
+    print(table(results), flush=True)
+
+
+if __name__ == "__main__":
+    main()
