@@ -65,6 +65,30 @@ def run(
     raise typer.Exit(runner.dry_run(order) if dry_run else runner.run(order))
 
 
+@app.command(rich_help_panel=SEARCH)
+def init(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Writes evaluators/NAME.py, seeds/NAME.py, configs/NAME.yaml.")
+    ],
+    kernel: Annotated[
+        str | None, typer.Option(help="Adopt your kernel: the function that launches it.", metavar="FILE:FUNCTION")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="What is right; its file also holds the sizes and inputs.", metavar="FILE:FUNCTION"),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Read a KernelBench file and start without a seed.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Begin with a problem of your own: a template, your kernel, or a PyTorch model."""
+    from evolve import newproblem
+    from evolve.terminal.console import Out
+
+    order = newproblem.Order(name=name, kernel=kernel, reference=reference, model=model)
+    raise typer.Exit(newproblem.make(order, Out()))
+
+
 @app.command(rich_help_panel=LOOK)
 def show(
     target: Annotated[str, typer.Argument(metavar="RUN[:ID]", help="A run, or a candidate: ID, step number, or best.")],

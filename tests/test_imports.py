@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "evolve"
 NOUNS = {"types", "errors", "seams", "sentences", "__version__"}  # everyone may
 RECORD = {"journal", "lineage", "runs", "packing"}
 # These may import everything.
-EDGE = {"wiring", "runner", "session", "judging", "checking", "interop", "cli", "__main__"}
+EDGE = {"wiring", "runner", "session", "judging", "checking", "newproblem", "interop", "cli", "__main__"}
 # Who may import whom, beside NOUNS and its own room.
 MAY: dict[str, set[str]] = {
     **{
@@ -26,17 +26,18 @@ MAY: dict[str, set[str]] = {
     "council": {"problem", "rules", "prompts", "config", *RECORD},
     "judge": {"problem", "tuner"},
     "executors": {"judge", "problem"},
+    "adopt": {"judge", "problem"},
     "terminal": {"config", "problem", *RECORD},
     "dashboard": {"config", "terminal", *RECORD},
     "export": {"executors", "judge", *RECORD},
 }
 # Third parties that stop in some rooms; nobody else may import them, however late.
 ONLY_IN: dict[str, set[str]] = {
-    "torch": {"judge"},
-    "triton": {"judge"},
+    "torch": {"judge", "adopt"},
+    "triton": {"judge", "adopt"},
     "openevolve": {"population", "config", "prompts", "interop"},
     "openai": {"council"},
-    "libcst": {"rules"},
+    "libcst": {"rules", "adopt"},
     "ray": {"executors"},
     "rich": {"terminal", *EDGE},
     "typer": {"cli"},
