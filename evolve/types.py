@@ -72,6 +72,7 @@ class Candidate:
     island: int = 0
     generation: int = 0  # distance from the seed in the lineage, never the step
     hypothesis: str = ""
+    prediction: str = ""  # which quantity should move, and by how much: held against what the judge finds
     digest: str = field(default="")
 
     def __post_init__(self) -> None:

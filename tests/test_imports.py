@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "evolve"
 NOUNS = {"types", "errors", "seams", "sentences", "__version__"}  # everyone may
-RECORD = {"journal", "lineage", "runs", "packing"}
+RECORD = {"journal", "lineage", "experiments", "runs", "packing"}
 # These may import everything.
 EDGE = {"wiring", "runner", "session", "judging", "checking", "newproblem", "interop", "cli", "__main__"}
 # Who may import whom, beside NOUNS and its own room.

@@ -107,8 +107,8 @@ class RulesMember:
         return "Its moves were proposed before."
 
     def _reply(self, rule: Rule, found: Applied) -> Reply:
-        expected = ", ".join(f"{op} {bound}" for op, bound in found.signature.items())
-        lines = [f"Hypothesis: {found.hypothesis}", *([f"Expected in SASS: {expected}."] if expected else [])]
+        expected = "; ".join(f"{op} {bound}" for op, bound in found.signature.items())
+        lines = [f"Hypothesis: {found.hypothesis}", *([f"Prediction: {expected}; faster"] if expected else [])]
         return Reply(
             member=self._name,
             model=rule.name,

@@ -20,7 +20,7 @@ from pathlib import Path
 # Opcodes that tell how a kernel works. Vector widths are added for what moves data: "LDG.128".
 TELLING = re.compile(
     r"[HQIB]GMMA|[HQID]MMA|UTC[HQIO]MMA|FFMA|FADD|FMUL|HFMA2|DFMA|MUFU|LDGSTS|UTMA(?:LDG|STG|REDG)|UBLKCP|LDG|STG|"
-    r"LDS|STS|LDSM|STSM|LDL|STL|LDT|STT|SHFL|BAR|WARPSYNC|SYNCS|REDG?|ATOM[GS]?|I2F|F2F|F2FP|IMAD"
+    r"LDS|STS|LDSM|STSM|LDL|STL|LDT|STT|SHFL|BAR|WARPSYNC|SYNCS|USETMAXREG|REDG?|ATOM[GS]?|I2F|F2F|F2FP|IMAD"
 )
 WIDE = re.compile(r"LDG|STG|LDGSTS|LDS|STS|LDL|STL")
 # The same for AMD's assembly, by what the mnemonic begins with.

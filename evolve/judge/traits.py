@@ -16,7 +16,7 @@ from evolve.types import Scalar
 
 KIB = 1024
 FOOTPRINTS = ((32 * KIB, "tiny"), (96 * KIB, "small"), (164 * KIB, "medium"))
-COUNTED = "HGMMA QGMMA IGMMA HMMA IMMA FFMA MUFU LDGSTS UTMALDG UTMASTG LDG STG LDSM LDL STL BAR total MFMA"
+COUNTED = "HGMMA QGMMA IGMMA HMMA IMMA FFMA MUFU LDGSTS UTMALDG UTMASTG LDG STG LDSM LDL STL BAR USETMAXREG total MFMA"
 # A grid of a few times the SM count that does more tiles than it has programs.
 MOST_ROUNDS = 4
 

@@ -21,7 +21,13 @@ ALIKE = 0.8  # of the characters, for a fuzzy match
 CLEARER = 0.1  # and the second-best place must be that much worse
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
-_HYPOTHESIS = re.compile(r"^[ \t>*#_-]*hypothesis[ \t*_]*:[ \t*_]*(.+?)[ \t]*$", re.IGNORECASE | re.MULTILINE)
+# A label at a line's beginning, whatever it is adorned with, and its paragraph: up to a blank line, a block of code, or
+# the next label. The second may also stand in the first one's line.
+_LABELLED = r"^[ \t>*#_-]*{}[ \t*_]*:[ \t*_]*(.*(?:\n(?![ \t]*(?:\n|```|<<<<<<<)|[ \t>*#_-]*\w+[ \t*_]*:).+)*)"
+_HYPOTHESIS, _PREDICTION = (
+    re.compile(_LABELLED.format(label), re.IGNORECASE | re.MULTILINE) for label in ("hypothesis", "predictions?")
+)
+_INLINE = re.compile(r"[ \t*_]*\b(?:prediction|predicted|expected?)[ \t*_]*:[ \t*_]*", re.IGNORECASE)
 
 
 class Unreadable(Exception):
@@ -51,12 +57,23 @@ def read(reply: Reply, asked: Asked, draw: Draw) -> Candidate | str:
         island=draw.island,
         generation=draw.parent.candidate.generation + 1 if draw.parent else 0,
         hypothesis=reply.hypothesis or hypothesis_of(reply.text),
+        prediction=prediction_of(reply.text),
     )
 
 
 def hypothesis_of(text: str) -> str:
-    found = _HYPOTHESIS.search(text)
-    return found.group(1)[:1000] if found else ""
+    return _INLINE.split(_paragraph(_HYPOTHESIS, text), maxsplit=1)[0].strip()
+
+
+def prediction_of(text: str) -> str:
+    """What it says should be measured; often it follows the hypothesis in the same line."""
+    found = _paragraph(_PREDICTION, text)
+    return found or "".join(_INLINE.split(_paragraph(_HYPOTHESIS, text), maxsplit=1)[1:]).strip()
+
+
+def _paragraph(label: re.Pattern[str], text: str) -> str:
+    found = label.search(text[: 10 * LONGEST].replace("\r\n", "\n"))
+    return " ".join(found.group(1).split()).rstrip("*_ ")[:1000] if found else ""
 
 
 def edited(text: str, base: str | None) -> Edit:
@@ -164,6 +181,8 @@ def _by_rewrite(text: str, base: str | None) -> Edit:
 
 def _into_block(base: str, inside: str) -> str:
     """The reply gave the inside of the block only."""
+    if "EVOLVE-BLOCK" in inside:
+        raise Unreadable("The code has one EVOLVE-BLOCK marker and not the other; give the whole file, with both.")
     lines = base.split("\n")
     start, end, _ = parse_evolve_blocks(base)[0]
     return "\n".join([*lines[: start + 1], *inside.rstrip("\n").split("\n"), *lines[end:]])

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from evolve import lineage
+from evolve.experiments import experiment
 from evolve.journal import Journal
 from evolve.journal_schema import Row
 from evolve.journal_turns import Turn
 from evolve.sentences import figure
 from evolve.terminal import words
+from evolve.terminal.words import OUTCOMES
 from evolve.types import Evaluation, Measurement
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def candidate_page(journal: Journal, console: Console, candidate_id: str) -> Non
     attempt = journal.attempt(candidate_id)
     parent = journal.attempt(str(row.parent_id)).evaluation if _known(journal, row.parent_id) else None
     head(console, row, journal)
-    origin(console, row)
+    origin(journal, console, row)
     feedback(console, attempt.evaluation)
     if attempt.evaluation.passed:
         _title(console, "Workloads")
@@ -62,8 +64,8 @@ def head(console: Console, row: Row, journal: Journal) -> None:
         console.print(words.text("score ", (words.score_of(row), "bold green"), gain))
 
 
-def origin(console: Console, row: Row) -> None:
-    """Who proposed it, why, and at what cost; and whether the hypothesis held."""
+def origin(journal: Journal, console: Console, row: Row) -> None:
+    """Who proposed it, why, and at what cost; and whether what was predicted came."""
     parent = f"from {row.parent_id}" if row.parent_id else "without a parent"
     model = f" ({words.line(row.model)})" if row.model and row.model != row.member else ""
     console.print(
@@ -78,19 +80,12 @@ def origin(console: Console, row: Row) -> None:
     gpu = f" (GPU {words.duration(row.gpu_seconds)})" if row.gpu_seconds else ""
     console.print(words.text((f"{cost}{tokens}{reply}judged in {words.duration(row.judge_seconds)}{gpu}", "dim")))
     if row.hypothesis:
-        word, colour = words.mark(row)
-        became = {
-            "better": "it held",
-            "same": "no difference beyond the interval",
-            "worse": "it did not hold: slower",
-            "first": "nothing to compare it with",
-        }.get(word, "it was not put to the test" if row.parent_id else "")
+        console.print(words.text("hypothesis: ", (words.clean(row.hypothesis.strip()), "italic")))
+    if row.hypothesis and row.verdict:
+        found = experiment(journal, str(row.candidate_id))
+        became = (found.outcome, OUTCOMES[found.outcome])
         console.print(
-            words.text(
-                "hypothesis: ",
-                (words.clean(row.hypothesis.strip()), "italic"),
-                (f"  — {became}" if became else "", colour),
-            )
+            words.text(f"prediction: {words.line(found.predicted)}  — ", became, f": {words.line(found.seen)}")
         )
 
 

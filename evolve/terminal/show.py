@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from evolve import lineage
 from evolve.errors import UsageError
+from evolve.experiments import notebook, of_line
 from evolve.journal import Journal
 from evolve.journal_schema import Row
 from evolve.runs import named
@@ -156,26 +157,24 @@ def unified(old: Candidate, new: Candidate) -> list[Text]:
 
 
 def log(journal: Journal, console: Console, candidate_id: str | None = None) -> None:
-    """The experiments, oldest first: what was thought would help, and what came of it. With a candidate, those on its
+    """The experiments, oldest first: hypothesis, what it predicted, and what came of it. With a candidate, those on its
     way from the seed."""
-    rows = lineage.experiments(journal) if candidate_id is None else lineage.ancestors(journal, candidate_id)
-    if not rows:
+    found = notebook(journal) if candidate_id is None else of_line(journal, candidate_id)
+    if not found:
         words.one_line(console, words.text("No step with a hypothesis has been judged yet."))
-    room = max(24, console.width - 64) if console.is_terminal else 0
-    for row in rows:
+    room = max(24, (console.width - 24) // 2) if console.is_terminal else 0
+    for one in found:
+        row = one.row
         idea = words.line(row.hypothesis, room or 400) or ("the seed" if row.parent_id is None else f"({row.kind})")
-        word, colour = words.mark(row)
+        asked = bool(row.hypothesis) or row.parent_id is not None
+        predicted = words.line(one.predicted, room // 2 or 60) if asked else ""
+        word, colour = (one.outcome, words.OUTCOMES[one.outcome]) if asked else ("judged", "")
+        seen = words.line(one.seen, 200) if asked or not row.passed else words.score_of(row)
         words.one_line(
             console,
             words.text(
                 (f"{row.step:05d} ", "cyan"), (f"{words.line(row.member, 14):<14} ", "dim"), f"{idea:<{room}}",
-                (" → ", "dim"), (word, colour), (_outcome(row), ""),
+                (" → ", "dim"), predicted, (" → " if asked else "", "dim"),
+                (word, colour), f": {seen}", (", confirmed best" if row.confirmed and row.beats else "", "green"),
             ),
         )  # fmt: skip
-
-
-def _outcome(row: Row) -> str:
-    if not row.passed:
-        return f": {words.line(row.headline)}" if row.headline else ""
-    gain = f" {words.percent(row.gain)}," if row.gain is not None else ","
-    return f"{gain} {words.score_of(row)}{' confirmed' if row.confirmed else ''}"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from evolve.experiments import Outcome
 from evolve.journal_schema import Row
 from evolve.sentences import first_line
 from evolve.types import Verdict
@@ -29,6 +30,12 @@ COLOURS = {
     Verdict.NO_REPLY: "bright_black",
 }
 OTHERWISE = "yellow"
+OUTCOMES = {
+    Outcome.CONFIRMED: "green",
+    Outcome.REFUTED: "magenta",
+    Outcome.WITHOUT_EFFECT: "bright_black",
+    Outcome.NOT_MEASURED: "yellow",
+}
 # Control characters but tab and newline, halves of surrogate pairs, and marks that turn the direction of reading.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 

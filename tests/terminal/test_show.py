@@ -200,7 +200,7 @@ def test_the_page_of_a_candidate(run):
     assert told.startswith(f"{best.candidate_id} of {run}   PASSED, confirmed\n")
     gain = f"{100 * (best.score / best.parent_score - 1):+.1f} % over its parent's {best.parent_score:.3f}"
     assert f"score {best.score:.3f} [{best.score_low:.3f}, {best.score_high:.3f}], {gain}" in told
-    assert f"hypothesis: {best.hypothesis}  — it held" in told
+    assert f"hypothesis: {best.hypothesis}\nprediction: faster  — confirmed: time −" in told
     ours, theirs = again.measurements[0], parent.evaluation.measurements[0]
     assert re.search(rf"4096\s.*\s{theirs.time_us / ours.time_us:.3f}\s+BLOCK_M=", told)
     assert f"measured 2 times: {first.score:.3f}" in told
@@ -224,7 +224,7 @@ def test_a_failed_candidate_shows_why(small):
     small.append_all([seed, wrong])
     told = printed(f"{small.folder}:1")
     assert "INCORRECT in check" in told
-    assert "— it was not put to the test" in told
+    assert '— not measured: INCORRECT: workload "ragged": wrong' in told
     assert '  workload "ragged": wrong\n    worst tile (7, 0)\n' in told
     assert "Workloads" not in told
 
@@ -232,8 +232,8 @@ def test_a_failed_candidate_shows_why(small):
 def test_slower_and_same_are_told_apart(small):
     seed = judged(0, 1.0)
     small.append_all([seed, judged(1, 0.9, seed, hypothesis="a"), judged(2, 1.005, seed, hypothesis="b")])
-    assert "it did not hold: slower" in printed(f"{small.folder}:1")
-    assert "no difference beyond the interval" in printed(f"{small.folder}:2")
+    assert "— refuted: time +11.1 %" in printed(f"{small.folder}:1")
+    assert "— without effect: time −0.5 %" in printed(f"{small.folder}:2")
     children = printed(f"{small.folder}:0")
     assert "Children: 2, of which 2 passed and 0 are better" in children
 
@@ -292,9 +292,12 @@ def test_the_log_is_a_line_an_experiment_with_its_outcome(run):
     assert len(lines) == len(rows)
     for line, row in zip(lines, rows, strict=True):
         assert line.startswith(f"{row.step:05d} ")
-        idea, _, outcome = line.partition(" → ")
+        idea, predicted, outcome = line.split(" → ")
         assert idea.rstrip().endswith(row.hypothesis)
-        assert (f"{row.score:.3f}" in outcome) if row.passed else outcome.startswith(row.verdict)
+        assert predicted == "faster", "what no member said is what each of them means"
+        word, _, seen = outcome.partition(": ")
+        assert seen.startswith("time ") if row.passed else seen.startswith(row.verdict)
+        assert (word == "confirmed") == row.improved or word in ("without effect", "not measured")
 
 
 def test_the_log_of_a_candidate_is_its_ancestry(run):
