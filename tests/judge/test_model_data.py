@@ -44,10 +44,9 @@ def test_a_point_that_faults_costs_only_itself(collecting, monkeypatch):
     clock = object.__new__(collect.GpuClock)
     clock._anchors, clock._sessions = {}, {"matmul": Worker()}
     workload = SimpleNamespace(name="4096")
-    shots = [
-        SimpleNamespace(plan=n, built=None, point=SimpleNamespace(workload=workload))
-        for n in ["a", "bad", "c", "bad", "d"]
-    ]
+    names = ["a", "bad", "c", "bad", "d"]
+    point = SimpleNamespace(workload=workload)
+    shots = [SimpleNamespace(plan=name, built=None, point=point) for name in names]
     found = list(clock.time("matmul", shots))
     assert [shot.plan for shot, _ in found] == ["a", "bad", "c", "bad", "d"]
     assert ["us" in row for _, row in found] == [True, False, True, False, True]
