@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from evolve.judge.backends import gpu_present
 from evolve.loop import seeds_of
 from evolve.problem import Problem
 from evolve.runs import named
-from evolve.types import Candidate, Evaluation, Job, Json
+from evolve.types import NOTHING, Candidate, Evaluation, Job, Json, Scalar
 
 RUNS = Path("runs")
 
@@ -57,22 +57,32 @@ def seeds_in(text: str) -> tuple[int, ...]:
 
 def judge(order: Order) -> Report:
     """Raises for the caller's mistakes and for broken machinery; whatever the candidate does is in the report."""
-    job, config, calibration = _wanted(order)
-    problem = _narrowed(wiring.problem(config), order.workload)
-    seed = plain_seed(config, problem) or job.candidate.source
-    bench = wiring.open_bench(config, problem, seed, calibration=calibration)
+    asked = wanted(order)
+    problem = narrowed(wiring.problem(asked.config), (order.workload,) if order.workload is not None else ())
+    seed = plain_seed(asked.config, problem) or asked.job.candidate.source
+    bench = wiring.open_bench(asked.config, problem, seed, calibration=asked.calibration)
     with closing(bench.executor):
-        evaluation = asyncio.run(bench.executor.evaluate(job))
-        return Report(candidate=job.candidate, evaluation=evaluation, device=bench.device)
+        evaluation = asyncio.run(bench.executor.evaluate(asked.job))
+        return Report(candidate=asked.job.candidate, evaluation=evaluation, device=bench.device)
 
 
-def _wanted(order: Order) -> tuple[Job, RunConfig, Mapping[str, Json] | None]:
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What an order comes to. `chosen` are the parameters that a run's candidate was timed at, by workload."""
+
+    job: Job
+    config: RunConfig
+    calibration: Mapping[str, Json] | None = None
+    chosen: Mapping[str, Mapping[str, Scalar]] = NOTHING
+
+
+def wanted(order: Order) -> Wanted:
     if Path(order.target).is_file():
         if not order.problem:
             raise UsageError(f"{order.target}: say which problem it solves, such as --problem evaluators/matmul.py.")
         source = Path(order.target).read_bytes().decode("utf-8", "surrogateescape")
         config = _with(RunConfig(problem=order.problem, source=order.target), order)
-        return _job(Candidate(step=0, source=source, member="you", kind="seed"), order, {}), config, None
+        return Wanted(job=_job(Candidate(step=0, source=source, member="you", kind="seed"), order, {}), config=config)
     if order.target.endswith(".py") and ":" not in order.target:
         raise UsageError(f"{order.target}: no such file; a candidate is named as FILE or as RUN:ID.")
     place = named(order.target, RUNS)
@@ -81,7 +91,8 @@ def _wanted(order: Order) -> tuple[Job, RunConfig, Mapping[str, Json] | None]:
         config = _with(load_config(place.folder / "config.yaml"), order)
         same = not (order.problem or order.variant or order.backend or order.workload)
         job = _job(attempt.candidate, order, attempt.evaluation.evidence.get("replay", {}) if same else {})
-        return job, config, journal.environment.get("calibration") if same else None
+        calibration = journal.environment.get("calibration") if same else None
+        return Wanted(job=job, config=config, calibration=calibration, chosen=attempt.evaluation.parameters)
 
 
 def _job(candidate: Candidate, order: Order, kept: Mapping[str, Json]) -> Job:
@@ -100,15 +111,14 @@ def _with(config: RunConfig, order: Order) -> RunConfig:
     return replace(config, **given)
 
 
-def _narrowed(problem: Problem, workload: str | None) -> Problem:
-    """Timed on one workload only; it is checked on all the same."""
-    if workload is None:
-        return problem
+def narrowed(problem: Problem, workloads: Sequence[str]) -> Problem:
+    """Timed on these workloads only, or on all where none is named; it is checked on all the same."""
     timed = [w for w in problem.workloads if w.role == "time"]
-    chosen = tuple(w for w in timed if w.name == workload)
-    if not chosen:
-        names = ", ".join(w.name for w in timed)
-        raise UsageError(f"--workload {workload}: {problem.path} times no such workload; it has {names}.")
+    for name in workloads:
+        if name not in {w.name for w in timed}:
+            names = ", ".join(w.name for w in timed)
+            raise UsageError(f"--workload {name}: {problem.path} times no such workload; it has {names}.")
+    chosen = [w for w in timed if w.name in workloads or not workloads]
     return replace(problem, workloads=(*chosen, *(w for w in problem.workloads if w.role != "time")))
 
 

@@ -46,18 +46,18 @@ class Interval:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
     """Microseconds a call, in the order in which they were taken: C I B B I C, or C B B C without an incumbent, and
-    in the next block with another side at the ends."""
+    in the next block with another side at the ends. A contest has more sides, a letter each."""
 
     order: str
     times_us: tuple[float, ...]
     slowed: bool | None = None  # heat or hardware slowdown during it; None where nobody can tell
     place: int = 0  # where its buffers lay: blocks of one place are more alike than others
 
-    def log_ratio(self, over: Literal["I", "B"]) -> float:
+    def log_ratio(self, over: str) -> float:
         """ln(time of the other / time of the candidate)."""
-        return self._log_mean(over) - self._log_mean("C")
+        return self.log_mean(over) - self.log_mean("C")
 
-    def _log_mean(self, side: str) -> float:
+    def log_mean(self, side: str) -> float:
         logs = [math.log(t) for s, t in zip(self.order, self.times_us, strict=True) if s == side]
         return sum(logs) / len(logs)
 

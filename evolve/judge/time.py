@@ -70,7 +70,7 @@ class Timed:
         return statistics.kept(self.blocks)[1]
 
     def logs(self, over: str) -> list[float]:
-        return [b.log_ratio("I" if over == "I" else "B") for b in self.good]
+        return [b.log_ratio(over) for b in self.good]
 
     @property
     def against_baseline(self) -> Interval:

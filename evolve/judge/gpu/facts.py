@@ -19,6 +19,30 @@ from evolve.judge.gpu.place import Placed
 from evolve.problem import Baseline, Problem, Variant
 from evolve.types import Workload
 
+# What libraries and compilers raise that do not take a case.
+REFUSALS = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, ImportError, OSError)
+LOST = ("CUDA error", "illegal memory access")  # what leaves the context unusable
+
+
+def survey(
+    engine: Engine, problem: Problem, baseline: Baseline, workload: Workload, variant: Variant, order: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Why a baseline cannot run on this workload, or its error and its time a call. An order that is `lenient` hears
+    why one failed; calibration is not: a baseline that it cannot run ends it."""
+    if baseline.compiles and not order.get("compiles"):
+        return {"unavailable": "it compiles at its first call"}
+    if why_not := baseline.unavailable(workload):
+        return {"unavailable": why_not}
+    if not order.get("lenient"):
+        return about(engine, problem, baseline, workload, variant, order)
+    try:
+        return about(engine, problem, baseline, workload, variant, order)
+    except REFUSALS as error:
+        text = str(error) or type(error).__name__
+        if any(word in text for word in LOST) or type(error).__name__ == "AcceleratorError":
+            raise
+        return {"unavailable": f"it fails on this workload: {text.strip().splitlines()[0][:300]}"}
+
 
 def about(
     engine: Engine, problem: Problem, baseline: Baseline, workload: Workload, variant: Variant, order: Mapping[str, Any]

@@ -15,7 +15,7 @@ Deciding when to stop and what a figure means is `judge.time`'s.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -27,21 +27,28 @@ from evolve.judge.gpu.memory import Buffer, Memory
 from evolve.judge.gpu.place import Placed, allocator, scratch_for
 from evolve.judge.gpu.stir import Stir, fingerprint
 from evolve.problem import Baseline, Problem
-from evolve.types import Workload
+from evolve.types import NOTHING, Workload
 
 EAGER_CALLS = 20
-# Each side begins, ends and stands inside as often as the others. With the candidate always at the ends it came out
-# 0.13 % slower than itself (H200, 60 decisions of a kernel against itself): the first sample meets another clock.
-ORDERS = {3: ("CIBBIC", "IBCCBI", "BCIICB"), 2: ("CBBC", "BCCB")}
 # Blocks in one place. Where buffers lie is a draw like any other: between two places the same skinny product takes 12
 # to 16 µs (H200), and an interval from one place alone is too sure of itself.
 STAY, SETTLED, STAY_LONG = 6, 24, 24
 CUSHIONS = 4  # reads of twice the L2, about 30 µs each
 ENOUGH_L2 = 8  # sets that are together this many times the L2 evict each other
 
-# Who takes part, by letter: C candidate, I incumbent, B baseline. Calibration lets baselines stand anywhere.
+# Who takes part, by letter: C candidate, I another plan (the incumbent, a seed), every other one a baseline.
+# Calibration lets baselines stand anywhere.
 Contestant: TypeAlias = Program | Baseline
-WHO = {"C": "candidate", "I": "incumbent", "B": "baseline"}
+WHO = {"C": "candidate", "I": "incumbent"}
+
+
+def orders_of(letters: Iterable[str]) -> tuple[str, ...]:
+    """Each block there and back, so that a drift over it cancels, and in turns from another side on: CIBBIC, IBCCBI,
+    BCIICB. With the candidate always at the ends it came out 0.13 % slower than itself (H200, 60 decisions of a kernel
+    against itself): the first sample meets another clock."""
+    row = "".join(sorted(letters, key=lambda letter: (letter != "C", -ord(letter))))
+    turned = (row[n:] + row[:n] for n in range(len(row)))
+    return tuple(each + each[::-1] for each in turned)
 
 
 class Timing:
@@ -59,13 +66,15 @@ class Timing:
         random_seed: int,
         phases: Phases,
         taken: int = 0,
+        names: Mapping[str, str] = NOTHING,
     ) -> None:
+        """`names` are for telling who was at work when the process was lost."""
         self.engine, self.problem, self.workload = engine, problem, workload
-        self.calls, self.orders = calls, ORDERS[3 if "I" in contestants else 2]
+        self.calls, self.orders = calls, orders_of(contestants)
         self.taken = taken  # blocks, in earlier places too: they say whose turn it is to begin
         self.place = taken  # named by its first block
         self._stay = taken + (STAY if taken < SETTLED else STAY_LONG)
-        self._memory, self.phases = memory, phases
+        self._memory, self.phases, self._names = memory, phases, names
         self._rng = random.Random(random_seed)
         with phases("inputs"):
             self.sets = [self._set() for _ in range(calls)]
@@ -101,7 +110,8 @@ class Timing:
         return Placed(self._memory, self.problem, self.workload, made)
 
     def _capture(self, letter: str, contestant: Contestant) -> Replay:
-        with self.phases(WHO[letter], doing="capture"):
+        named = {"contestant": self._names[letter]} if letter in self._names else {}
+        with self.phases(WHO.get(letter, "baseline"), doing="capture", **named):
             if isinstance(contestant, Baseline):
                 replay = capture_calls(self.engine, contestant, [s.arguments for s in self.sets])
             else:
@@ -270,5 +280,7 @@ def capture_calls(engine: Engine, baseline: Baseline, sets: Sequence[Sequence[An
     """The baseline's calls as one graph. Their outputs are all kept: each call writes to memory of its own."""
     for _ in range(2):  # libraries choose and load kernels at the first calls, which no capture allows
         baseline.call(*sets[0])
+    for arguments in sets[1:] if baseline.compiles else ():  # each set is let in by guards, or compiled for, before it
+        baseline.call(*arguments)
     engine.synchronize()
     return engine.capture(lambda: [baseline.call(*arguments) for arguments in sets])

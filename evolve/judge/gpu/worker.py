@@ -21,7 +21,7 @@ from evolve.judge.gpu.checking import Case, Checking, scrub
 from evolve.judge.gpu.clock import Phases
 from evolve.judge.gpu.driver import DriverError, Function
 from evolve.judge.gpu.engine import CudaEngine, Engine
-from evolve.judge.gpu.facts import about, free_bytes, surroundings, workload_of
+from evolve.judge.gpu.facts import free_bytes, surroundings, survey, workload_of
 from evolve.judge.gpu.launch import Program
 from evolve.judge.gpu.memory import Memory
 from evolve.judge.gpu.quick import Desk
@@ -241,6 +241,7 @@ class Worker:
             random_seed=seed,
             phases=self._phases(workload=workload.name),
             taken=taken,
+            names=order.get("names", {}),
         )
         self._give_back(before)
         self._memory = memory
@@ -334,13 +335,10 @@ class Worker:
         workload, variant = workload_of(order["workload"]), self.problem.variant(order["variant"])
         found: dict[str, Any] = {}
         for baseline in self.problem.baselines:
-            why_not = "it compiles at its first call" if baseline.compiles else baseline.unavailable(workload)
+            if "only" in order and baseline.name not in order["only"]:
+                continue
             with self._phases(workload=workload.name)("baseline", name=baseline.name):
-                found[baseline.name] = (
-                    {"unavailable": why_not}
-                    if why_not
-                    else about(self.engine, self.problem, baseline, workload, variant, order)
-                )
+                found[baseline.name] = survey(self.engine, self.problem, baseline, workload, variant, order)
             self.engine.trim()
         return {"baselines": found}
 
