@@ -2,39 +2,34 @@
 
 The candidate goes through the ordinary judge first; there is no number for a wrong kernel. Then it, the plain seed and
 the problem's baselines are timed side by side (`judge/contest.py`). What comes out is one JSON object, from which the
-table and the picture are drawn. A limit fails only where the whole interval lies below it, holds only where the whole
-interval lies above it, and is inconclusive in between, on a busy or overheated GPU, and wherever times are modelled.
+table and the picture are drawn; what it says, limits included, is `benching_rows.py`'s.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from evolve import judging, wiring
+from evolve.benching_rows import FAILED, STATUS, gates, geomeans, outcome, row_of
 from evolve.errors import UsageError
 from evolve.exported import module_in
 from evolve.judge import contest
 from evolve.judge.backends.cpu import CpuDevice
 from evolve.judge.contest import Arena, Contest, Field
 from evolve.judge.gpu.device import GpuDevice
-from evolve.judge.pipeline import Pipeline, Ready, Record
+from evolve.judge.pipeline import Pipeline, Record
 from evolve.judge.roofline import with_ceilings
-from evolve.judge.stages import Ruling
-from evolve.judge.statistics import MOST_DISCARDED, Interval, combine
+from evolve.judge.stages import Ready, Ruling
 from evolve.loop import seeds_of
 from evolve.problem import Problem
-from evolve.types import NOTHING, Candidate, Evaluation, Job, Json, Scalar
+from evolve.types import NOTHING, Candidate, Evaluation, Job, Json
 
 SCHEMA = 1
 SEED = "seed"
-PASSED, FAILED, INCONCLUSIVE = "passed", "failed", "inconclusive"
-STATUS = {PASSED: 0, FAILED: 1, INCONCLUSIVE: 3}
 Told = Callable[[Mapping[str, Json]], None]
 
 
@@ -89,7 +84,7 @@ def bench(order: Order, each: Told = lambda row: None) -> Result:
             return result
         job = replace(job, parameters=evaluation.parameters)
         entered = _field(pipeline, job, seed if with_seed else None, names)
-        contests, too_large = _contests(pipeline, entered, problem, order, lambda c: each(row_of(c, problem, names)))
+        contests, too_large = _contests(pipeline, entered, problem, order, lambda c: each(row_of(c, names)))
     about = {
         "schema": SCHEMA,
         "candidate": job.candidate.id,
@@ -101,19 +96,18 @@ def bench(order: Order, each: Told = lambda row: None) -> Result:
         "warnings": list(opened.warnings),
         "too_large": dict(too_large),
     }
-    rows = [row_of(c, problem, names) for c in contests]
-    gates = list(_gates(contests, problem, names if order.against else [], order))
-    data = {**about, "workloads": rows, "geomean": _geomeans(contests, names), "gates": gates, "outcome": outcome(gates)}
-    return replace(result, data=data)
+    rows = [row_of(c, names) for c in contests]
+    rivals = [*names, SEED] if SEED in order.against else names
+    limits = gates(contests, rivals, fail_under=order.fail_under, min_roofline=order.min_roofline)
+    data = {"workloads": rows, "geomean": geomeans(contests, names), "gates": limits, "outcome": outcome(limits)}
+    return replace(result, data={**about, **data})
 
 
 def _as_judged(order: Order) -> judging.Order:
     """An exported package stands for its kernels and for the problem that it was judged by."""
     module = module_in(order.target)
     if module is None:
-        return judging.Order(
-            target=order.target, problem=order.problem, variant=order.variant, backend=order.backend
-        )
+        return judging.Order(target=order.target, problem=order.problem, variant=order.variant, backend=order.backend)
     return judging.Order(
         target=str(module.kernels),
         problem=order.problem or str(module.problem),
@@ -203,75 +197,6 @@ def _told(contests: Iterator[Contest], each: Callable[[Contest], None]) -> Itera
         yield found
 
 
-# --- What is said of it ---------------------------------------------------------------------------------------------
-
-
-def row_of(found: Contest, problem: Problem, names: Sequence[str]) -> dict[str, Json]:
-    """One workload. The first line is the candidate's; ratios above 1 say that it is the faster one."""
-    low, high = math.exp(found.own.low), math.exp(found.own.high)
-    best = contest.fastest(found, names)
-    return {
-        "workload": found.workload.name,
-        "params": dict(found.workload.params),
-        "mode": found.workload.mode,
-        "weight": found.workload.weight,
-        **_speed(found, found.time_us),
-        "time_low_us": low,
-        "time_high_us": high,
-        "eager_us": found.eager_us,
-        "parameters": dict(found.parameters),
-        "roof": {
-            "us": found.roof.us,
-            "bound": found.roof.bound,
-            "intensity": found.roof.intensity,
-            "gbs": found.roof.gbs,
-            "tflops": found.roof.tflops,
-        },
-        "against": [
-            {"name": b.name, **_speed(found, b.time_us), **_ratio(b.ratio), "error": b.error} for b in found.beside
-        ],
-        "fastest": best.name if best else None,
-        "skipped": dict(found.skipped),
-        "blocks": found.own.blocks,
-        "calls": found.calls,
-        "discarded": found.discarded,
-        "why": found.why,
-        "clock": found.clock,
-        "foreigners": list(found.foreigners),
-        "modelled": found.modelled,
-    }
-
-
-def _speed(found: Contest, time_us: float) -> dict[str, Json]:
-    roof = found.roof
-    return {
-        "time_us": time_us,
-        "tflops": roof.flops / time_us / 1e6,
-        "gbs": roof.nbytes / time_us / 1e3,
-        "roofline": roof.us / time_us,
-    }
-
-
-def _ratio(found: Interval) -> dict[str, float]:
-    return {"ratio": math.exp(found.median), "ratio_low": math.exp(found.low), "ratio_high": math.exp(found.high)}
-
-
-def _geomeans(contests: Sequence[Contest], names: Sequence[str]) -> list[dict[str, Json]]:
-    """A line a contestant, over the workloads that it ran on; and one over whatever was fastest on each of them."""
-    known = dict.fromkeys(b.name for c in contests for b in c.beside)
-    rows = []
-    for name in known:
-        whole = contest.geomean(contests, name)
-        if whole is not None:
-            count = sum(any(b.name == name for b in c.beside) for c in contests)
-            rows.append({"name": name, **_ratio(whole), "workloads": count})
-    best = [(found, c.workload.weight) for c in contests if (found := contest.fastest(c, names)) is not None]
-    if len(names) > 1 and best:
-        whole = combine([b.ratio for b, _ in best], [w for _, w in best])
-        rows.append({"name": "the fastest of each", **_ratio(whole), "workloads": len(best)})
-    return rows
-
-
 def _environment(calibration: Mapping[str, Json], opened: Mapping[str, Json]) -> dict[str, Json]:
     gpu = {k: v for k, v in (calibration.get("gpu") or {}).items() if k not in ("pid", "uuid")}
     return {
@@ -281,74 +206,3 @@ def _environment(calibration: Mapping[str, Json], opened: Mapping[str, Json]) ->
         "ceilings": calibration.get("ceilings"),
         "protections": opened.get("protections", []),
     }
-
-
-# --- Limits ---------------------------------------------------------------------------------------------------------
-
-
-def _gates(contests: Sequence[Contest], problem: Problem, named: Sequence[str], order: Order) -> Iterator[dict[str, Json]]:
-    names = list(named) or [b.name for b in problem.baselines]
-    if order.fail_under is not None:
-        best = {c.workload.name: contest.fastest(c, [*names, *_seed_if_named(order)]) for c in contests}
-        for found in contests:
-            rival = best[found.workload.name]
-            what = f"{found.workload.name} × {rival.name if rival else 'nothing'}"
-            yield gate(what, "--fail-under", order.fail_under, rival.ratio if rival else None, _doubts(found))
-        ran = [(b.ratio, c.workload.weight) for c in contests if (b := best[c.workload.name]) is not None]
-        if len(ran) > 1:
-            whole = combine([r for r, _ in ran], [w for _, w in ran])
-            doubts = next((d for c in contests if (d := _doubts(c))), "")
-            yield gate("geometric mean", "--fail-under", order.fail_under, whole, doubts)
-    if order.min_roofline is not None:
-        for found in contests:
-            share = _negative(found.own, math.log(found.roof.us))
-            yield gate(found.workload.name, "--min-roofline", order.min_roofline, share, _doubts(found))
-
-
-def _seed_if_named(order: Order) -> list[str]:
-    return [SEED] if SEED in order.against else []
-
-
-def _negative(own: Interval, roof: float) -> Interval:
-    """ln(roof / time) from ln(time)."""
-    return Interval(median=roof - own.median, low=roof - own.high, high=roof - own.low, blocks=own.blocks)
-
-
-def _doubts(found: Contest) -> str:
-    """Why no figure of this workload may decide anything."""
-    if found.modelled:
-        return "there is no GPU here, and a modelled time decides nothing"
-    if found.foreigners:
-        return f"other processes are on the GPU: {', '.join(found.foreigners)}"
-    if found.discarded > MOST_DISCARDED:
-        return f"{found.discarded:.0%} of the blocks were taken while the GPU was slowed by heat or hardware"
-    return ""
-
-
-def gate(what: str, limit: str, least: float, found: Interval | None, doubts: str) -> dict[str, Json]:
-    """One limit on one figure."""
-    if found is None:
-        return {"what": what, "limit": limit, "least": least, "word": INCONCLUSIVE, "why": "nothing ran to compare with"}
-    low, high = math.exp(found.low), math.exp(found.high)
-    word, why = INCONCLUSIVE, doubts
-    if not doubts and high < least:
-        word, why = FAILED, f"all of [{low:.3f}, {high:.3f}] lies below {least:g}"
-    elif not doubts and low >= least:
-        word, why = PASSED, f"all of [{low:.3f}, {high:.3f}] lies at {least:g} or above"
-    elif not doubts:
-        why = f"[{low:.3f}, {high:.3f}] holds {least:g}; more blocks (--seconds) narrow it"
-    return {
-        "what": what,
-        "limit": limit,
-        "least": least,
-        "value": math.exp(found.median),
-        "low": low,
-        "high": high,
-        "word": word,
-        "why": why,
-    }
-
-
-def outcome(gates: Sequence[Mapping[str, Any]]) -> str:
-    words = {g["word"] for g in gates}
-    return FAILED if FAILED in words else INCONCLUSIVE if INCONCLUSIVE in words else PASSED

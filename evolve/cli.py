@@ -1,11 +1,13 @@
 """The commands: parse, wire, print. What they do stands in the modules that they call, imported when they are called,
 so that `evolve --help` and `evolve show` are quick and need no torch.
 
-Exit status: 0 fine; 1 the run or the candidate failed; 2 the caller's mistake or broken machinery; 130 interrupted.
+Exit status: 0 fine; 1 the run or the candidate failed; 2 the caller's mistake or broken machinery; 3 `bench` cannot
+tell; 130 interrupted.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from io import TextIOWrapper
@@ -176,6 +178,59 @@ def judge(
     made = judging.judge(order)
     report.show(made.candidate, made.evaluation, made.device, as_json=as_json)
     raise typer.Exit(0 if made.evaluation.passed else 1)
+
+
+@app.command(rich_help_panel=JUDGE)
+def bench(
+    target: Annotated[str, typer.Argument(metavar="FILE|RUN:ID|DIR", help="What to compare; DIR is a package.")],
+    problem: Problem = None,
+    variant: Variant = None,
+    backend: Annotated[str | None, typer.Option(help="auto, gpu or cpu.")] = None,
+    workload: Annotated[list[str] | None, typer.Option(help="On this workload only; may be repeated.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="These baselines only: cublas,cudnn,seed; otherwise all.", metavar="NAME,...")
+    ] = None,
+    fail_under: Annotated[
+        float | None, typer.Option(help="Fail if a speed-up's whole interval lies below, on any workload.")
+    ] = None,
+    min_roofline: Annotated[
+        float | None, typer.Option(help="Fail if a share of the roofline lies below with its whole interval.")
+    ] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Tune a FILE's parameters first.")] = False,
+    seconds: Annotated[float, typer.Option(help="Of samples, at most, a workload.")] = 10.0,
+    compiled: Annotated[bool, typer.Option(help="With baselines that compile first, or without.")] = True,
+    picture: Annotated[Path | None, typer.Option(help="Draw it, too.", metavar="FILE.svg")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A kernel beside the libraries, in pairs with intervals. Exit: 0 fine, 1 a limit failed, 3 inconclusive."""
+    from evolve import benching
+    from evolve.terminal import contest, contest_picture, report
+    from evolve.terminal.console import Out
+
+    order = benching.Order(
+        target=target,
+        problem=problem,
+        variant=variant,
+        backend=backend,
+        workloads=tuple(workload or ()),
+        against=tuple(word for part in (against or "").split(",") if (word := part.strip())),
+        fail_under=fail_under,
+        min_roofline=min_roofline,
+        tune=tune,
+        seconds=seconds,
+        compiles=compiled,
+    )
+    console = Out()
+    made = benching.bench(order, lambda row: None if as_json else contest.workload(row, console, "candidate"))
+    if not made.evaluation.passed:
+        report.show(made.candidate, made.evaluation, made.device, as_json=as_json)
+    elif as_json:
+        console.out(json.dumps(made.data), highlight=False)
+    else:
+        contest.summary(made.data, console)
+    if picture is not None and made.data:
+        picture.write_text(contest_picture.draw(made.data), encoding="utf-8")
+    raise typer.Exit(made.status)
 
 
 @app.command(rich_help_panel=JUDGE)

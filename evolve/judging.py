@@ -11,7 +11,7 @@ import asyncio
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evolve import wiring
@@ -23,7 +23,7 @@ from evolve.judge.backends import gpu_present
 from evolve.loop import seeds_of
 from evolve.problem import Problem
 from evolve.runs import named
-from evolve.types import NOTHING, Candidate, Evaluation, Job, Json, Scalar
+from evolve.types import Candidate, Evaluation, Job, Json, Scalar
 
 RUNS = Path("runs")
 
@@ -38,6 +38,7 @@ class Order:
     backend: str | None = None
     workload: str | None = None
     random_seeds: tuple[int, ...] = ()  # of an earlier judgement, to run that one again
+    parameters: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)  # a file's, by workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class Wanted:
     job: Job
     config: RunConfig
     calibration: Mapping[str, Json] | None = None
-    chosen: Mapping[str, Mapping[str, Scalar]] = NOTHING
+    chosen: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
 
 
 def wanted(order: Order) -> Wanted:
@@ -82,7 +83,8 @@ def wanted(order: Order) -> Wanted:
             raise UsageError(f"{order.target}: say which problem it solves, such as --problem evaluators/matmul.py.")
         source = Path(order.target).read_bytes().decode("utf-8", "surrogateescape")
         config = _with(RunConfig(problem=order.problem, source=order.target), order)
-        return Wanted(job=_job(Candidate(step=0, source=source, member="you", kind="seed"), order, {}), config=config)
+        job = _job(Candidate(step=0, source=source, member="you", kind="seed"), order, {})
+        return Wanted(job=job, config=config, chosen=order.parameters)
     if order.target.endswith(".py") and ":" not in order.target:
         raise UsageError(f"{order.target}: no such file; a candidate is named as FILE or as RUN:ID.")
     place = named(order.target, RUNS)

@@ -12,12 +12,23 @@ PACKAGE = Path(__file__).parent.parent / "evolve"
 NOUNS = {"types", "errors", "seams", "sentences", "__version__"}  # everyone may
 RECORD = {"journal", "lineage", "experiments", "runs", "packing"}
 # These may import everything.
-EDGE = {"wiring", "runner", "session", "judging", "checking", "newproblem", "interop", "cli", "__main__"}
+EDGE = {"wiring", "runner", "session", "judging", "checking", "benching", "newproblem", "interop", "cli", "__main__"}
 # Who may import whom, beside NOUNS and its own room.
 MAY: dict[str, set[str]] = {
     **{
         alone: set()
-        for alone in ("__init__", "config", "errors", "loop", "problem", "seams", "sentences", "tuner", "types")
+        for alone in (
+            "__init__",
+            "config",
+            "errors",
+            "exported",
+            "loop",
+            "problem",
+            "seams",
+            "sentences",
+            "tuner",
+            "types",
+        )
     },
     **dict.fromkeys(RECORD, RECORD),
     "population": {"problem", *RECORD},

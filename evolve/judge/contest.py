@@ -28,9 +28,8 @@ from evolve.judge.gpu.facts import workload_to
 from evolve.judge.gpu.lease import lease
 from evolve.judge.gpu.nvml import Gpu
 from evolve.judge.gpu.pool import Pool, Worker, WorkerFault
-from evolve.judge.pipeline import Ready
 from evolve.judge.roofline import Roof, roof
-from evolve.judge.stages import Ruling, Target
+from evolve.judge.stages import Ready, Ruling, Target
 from evolve.judge.statistics import HALF_WIDTH, LOOKS, Block, Interval
 from evolve.judge.time import warm_us
 from evolve.problem import Problem, Variant
