@@ -181,6 +181,7 @@ def judge(
 
 
 @app.command(rich_help_panel=JUDGE)
+<<<<<<< HEAD
 def bench(
     target: Annotated[str, typer.Argument(metavar="FILE|RUN:ID|DIR", help="What to compare; DIR is a package.")],
     problem: Problem = None,
@@ -231,6 +232,28 @@ def bench(
     if picture is not None and made.data:
         picture.write_text(contest_picture.draw(made.data), encoding="utf-8")
     raise typer.Exit(made.status)
+=======
+def tune(
+    target: Annotated[str, typer.Argument(metavar="FILE|RUN:ID", help="Whose TUNE space to search.")],
+    problem: Problem = None,
+    variant: Variant = None,
+    backend: Annotated[str | None, typer.Option(help="auto, gpu, cpu, or package.module:Name.")] = None,
+    workload: Annotated[str | None, typer.Option(help="Tune for this workload only.", metavar="NAME")] = None,
+    budget: Annotated[
+        float, typer.Option(help="At most so long: on the GPU, without one by the clock.", metavar="SECONDS")
+    ] = 30.0,
+    out: Annotated[Path | None, typer.Option(help="Write here; otherwise beside it as NAME_tuned.py.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search a kernel's parameters for each workload, and write them back as a file with its table."""
+    from evolve import judging, tuned
+    from evolve.terminal import tuned as view
+
+    order = judging.Order(target=target, problem=problem, variant=variant, backend=backend, workload=workload)
+    made = tuned.tune(order, budget=budget, out=out)
+    view.show(made, as_json=as_json)
+    raise typer.Exit(0 if made.evaluation.passed else 1)
+>>>>>>> 513018e (Add evolve tune: one kernel's numbers, searched and written back with a table)
 
 
 @app.command(rich_help_panel=JUDGE)

@@ -9,10 +9,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "evolve"
-NOUNS = {"types", "errors", "seams", "sentences", "__version__"}  # everyone may
+NOUNS = {"types", "errors", "seams", "sentences", "syntax", "__version__"}  # everyone may
 RECORD = {"journal", "lineage", "experiments", "runs", "packing"}
 # These may import everything.
-EDGE = {"wiring", "runner", "session", "judging", "checking", "benching", "newproblem", "interop", "cli", "__main__"}
+EDGE = {
+    "wiring",
+    "runner",
+    "session",
+    "judging",
+    "checking",
+    "benching",
+    "tuned",
+    "newproblem",
+    "interop",
+    "cli",
+    "__main__",
+}
 # Who may import whom, beside NOUNS and its own room.
 MAY: dict[str, set[str]] = {
     **{
@@ -26,6 +38,7 @@ MAY: dict[str, set[str]] = {
             "problem",
             "seams",
             "sentences",
+            "syntax",
             "tuner",
             "types",
         )

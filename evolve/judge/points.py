@@ -25,7 +25,8 @@ from evolve.types import Scalar
 
 UNLOWERED = "it does not lower: the host function or Triton refuses it"
 LATE = "not tried: the time was up"
-CHUNK = 6  # points that are worth a run of the jail of their own: it starts in the time that two of them take
+CHUNK = 6  # points that are worth a run of the jail of their own: it starts in the time that two of them take,
+LARGEST = 24  # and what is begun when the time is up comes to its end
 # What a compiler may take for one of many points. One that takes longer has no place in a search: it is not known to
 # be fast, and while it builds nothing else does.
 BUILD_SECONDS = 20.0
@@ -78,7 +79,7 @@ class Maker:
         if not points:
             return []
         chunks = _chunks(points, self.width)
-        with ThreadPoolExecutor(len(chunks), thread_name_prefix="points") as threads:
+        with ThreadPoolExecutor(min(self.width, len(chunks)), thread_name_prefix="points") as threads:
             found = list(threads.map(lambda chunk: self._made(screened, chunk, shuffle_seed), chunks))
         by_name = {
             _name(p.workload.name, p.parameters): shot
@@ -88,6 +89,8 @@ class Maker:
         return [by_name[_name(p.workload.name, p.parameters)] for p in points]
 
     def _made(self, screened: Screened, points: Sequence[Point], shuffle_seed: int) -> list[Shot | str]:
+        if self.over():
+            return [LATE] * len(points)
         passed = self._gated(screened, points, shuffle_seed)
         gated = [g for g in passed if isinstance(g, Gated)]
         modules = {name: text for g in gated for name, text in g.lowered.modules.items()}
@@ -149,7 +152,8 @@ def _chunks(points: Sequence[Point], width: int) -> list[list[Point]]:
     for point in points:
         shown = {name: value for name, value in point.parameters.items() if name not in AFTER_TTIR}
         alike.setdefault(key_of(shown), []).append(point)
-    chunks: list[list[Point]] = [[] for _ in range(max(1, min(width, ceil(len(points) / CHUNK))))]
+    least, most = ceil(len(points) / LARGEST), ceil(len(points) / CHUNK)
+    chunks: list[list[Point]] = [[] for _ in range(max(least, min(width, most)))]
     for group in sorted(alike.values(), key=len, reverse=True):
         min(chunks, key=len).extend(group)
     return [chunk for chunk in chunks if chunk]

@@ -22,7 +22,7 @@ from evolve.judge.literals import MAX_INT, MAX_TEXT, Complaints, Names
 from evolve.judge.scope import check_binding
 from evolve.judge.stages import Ruling, Screened
 from evolve.judge.toplevel import Module, parameters, top_level
-from evolve.judge.tunables import tunables, tune_of
+from evolve.judge.tunables import tunables, tune_of, tuned_of
 from evolve.types import Verdict, digest_of
 
 MAX_BYTES = 100_000
@@ -130,6 +130,7 @@ def examined(tree: ast.Module, entry: str) -> Screened:
     check_functions(module, names, complaints)
     defaults = tunables(module, entry, complaints)
     tune = tune_of(module.tune, defaults, complaints)
+    tuned = tuned_of(module.tuned, complaints)
     if complaints.found:
         reject(complaints.lines())
     source = stable(tree)
@@ -140,6 +141,7 @@ def examined(tree: ast.Module, entry: str) -> Screened:
         kernels=tuple(module.kernels),
         defaults={name: value for name, value in defaults.items() if name != allowed.RESERVED},
         tune=tune,
+        tuned=tuned,
         reserved=(allowed.RESERVED,) if allowed.RESERVED in defaults else (),
     )
 

@@ -44,6 +44,7 @@ class Screened:
     defaults: Mapping[str, Scalar]  # the entry's keyword-only parameters, without NUM_SMS
     tune: Mapping[str, tuple[Scalar, ...]]
     reserved: tuple[str, ...] = ()  # ("NUM_SMS",) where the entry takes it
+    tuned: tuple[tuple[Mapping[str, Scalar], Mapping[str, Scalar]], ...] = ()  # sizes, and what was chosen for them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

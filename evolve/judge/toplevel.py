@@ -1,4 +1,5 @@
-"""The module level of a candidate: imports, constants, `TUNE`, kernels and host functions, and how they are declared.
+"""The module level of a candidate: imports, constants, `TUNE`, `TUNED`, kernels and host functions, and how they are
+declared.
 
 Function bodies are read by `dialect.py`; whether the whole may go on is for `screen.py` to say.
 """
@@ -21,6 +22,7 @@ class Module:
     helpers: dict[str, ast.FunctionDef] = field(default_factory=dict)
     constants: dict[str, bool] = field(default_factory=dict)
     tune: ast.Dict | None = None
+    tuned: ast.expr | None = None  # no function can see it, nor `TUNE`: they are read from here and bind nothing
 
 
 def top_level(node: ast.stmt, module: Module, complaints: Complaints) -> None:
@@ -102,10 +104,14 @@ def check_signature(node: ast.FunctionDef, complaints: Complaints, *, jit: bool)
 
 
 def bound(node: ast.stmt, name: str, value: ast.expr, module: Module, complaints: Complaints) -> None:
-    if name in module.constants or name in module.kernels or name in module.helpers or (name == "TUNE" and module.tune):
+    twice = (name == "TUNE" and module.tune) or (name == "TUNED" and module.tuned)
+    if name in module.constants or name in module.kernels or name in module.helpers or twice:
         complaints.add(node, f"`{name}` is bound twice; every module-level name is bound once.")
     if name == "TUNE" and isinstance(value, ast.Dict) and isinstance(node, ast.Assign):
         module.tune = value
+        return
+    if name == "TUNED":
+        module.tuned = value
         return
     if name == "TUNE":
         complaints.add(node, f"TUNE is `{brief(value)}`; {allowed.TUNE_HINT}.")

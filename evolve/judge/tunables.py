@@ -1,4 +1,5 @@
-"""What the tuner may choose: the entry's keyword-only parameters, their defaults, and the space that `TUNE` gives."""
+"""What the tuner may choose: the entry's keyword-only parameters, their defaults, the space that `TUNE` gives, and in
+`TUNED` what it chose before."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from evolve.judge.toplevel import Module
 from evolve.types import Scalar
 
 MAX_CHOICES = 64
+MAX_ROWS = 256
+TUNED_HINT = 'write TUNED = (({"M": 4096, "N": 4096}, {"BLOCK_M": 128}),): sizes, and the parameters that suit them'
 
 
 def tunables(module: Module, entry: str, complaints: Complaints) -> dict[str, Scalar]:
@@ -81,3 +84,36 @@ def choices(name: str, node: ast.expr, complaints: Complaints) -> tuple[Scalar, 
         if isinstance(inner, ast.Constant) and isinstance(inner.value, int) and abs(inner.value) >= 1 << 63:
             complaints.add(node, f'TUNE["{name}"] holds a number of more than 64 bits.')
     return tuple(values)
+
+
+def tuned_of(node: ast.expr | None, complaints: Complaints) -> tuple[tuple[dict[str, Scalar], dict[str, Scalar]], ...]:
+    """Rows of sizes and parameters. A name that the entry does not have any more does no harm, and is passed over by
+    whoever looks a row up: a table must not be what keeps a kernel from changing."""
+    if node is None:
+        return ()
+    rows = node.elts if isinstance(node, ast.Tuple | ast.List) else None
+    if rows is None or len(rows) > MAX_ROWS:
+        complaints.add(node, f"TUNED is `{brief(node)}`; {TUNED_HINT}.")
+        return ()
+    found = []
+    for row in rows:
+        parts = [_scalars(part) for part in row.elts] if isinstance(row, ast.Tuple) else []
+        sizes, chosen = parts if len(parts) == 2 else (None, None)
+        if sizes is None or chosen is None:
+            complaints.add(row, f"TUNED holds `{brief(row)}`; {TUNED_HINT}.")
+        else:
+            found.append((sizes, chosen))
+    return tuple(found)
+
+
+def _scalars(node: ast.expr) -> dict[str, Scalar] | None:
+    """A dict of literals by literal names, or nothing."""
+    if not isinstance(node, ast.Dict):
+        return None
+    found: dict[str, Scalar] = {}
+    for key, value in zip(node.keys, node.values, strict=True):
+        said = scalar(value)
+        if not isinstance(key, ast.Constant) or not isinstance(key.value, str) or said is None:
+            return None
+        found[key.value] = said
+    return found

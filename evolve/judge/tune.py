@@ -40,9 +40,10 @@ def untuned(ready: Ready) -> Ready:
 def first_points(
     screened: Screened, workloads: Sequence[Workload], given: Mapping[str, Mapping[str, Scalar]] = NOTHING
 ) -> list[Point]:
-    """Where workloads start: at what is `given` for them or for the nearest, else at the defaults, which the contract
-    wants to be valid. Names that the entry does not have are left out."""
-    table = [(w.params, given[w.name]) for w in workloads if w.name in given]
+    """Where workloads start: at what is `given` for them or for the nearest, else at the file's own table for the
+    nearest, else at the defaults, which the contract wants to be valid. Names that the entry does not have are left
+    out."""
+    table = [(w.params, given[w.name]) for w in workloads if w.name in given] or list(screened.tuned)
     points = []
     for workload in workloads:
         chosen = given.get(workload.name) or nearest(table, workload.params)

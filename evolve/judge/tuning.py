@@ -43,6 +43,11 @@ class Sitting(Protocol):
     """One candidate at the device. Nothing here raises for a point that will not do."""
 
     @property
+    def batch(self) -> int:
+        """Points of one workload in one round."""
+        ...
+
+    @property
     def spent(self) -> str:
         """Why nothing more is timed for this candidate; empty as long as something is."""
         ...
@@ -65,8 +70,6 @@ class Sitting(Protocol):
 
 
 class Clock(Protocol):
-    batch: int  # points of one workload in one round
-
     def begin(self, ready: Ready, tuning: Tuning, maker: Maker) -> Sitting: ...
 
 
@@ -152,7 +155,7 @@ class Session:
     # --- rounds ---
 
     def _search(self) -> None:
-        last, batch = 0.0, self.bench.clock.batch
+        last, batch = 0.0, self.sitting.batch
         while asked := [(name, point) for name, tuner in self.tuners.items() for point in tuner.ask(batch)]:
             begun = time.monotonic()
             self.rounds += 1
@@ -301,11 +304,14 @@ class Session:
             for t in tuner.trials
         ]
         chosen = dict(tuned.parameters[name])
+        before = self.ready.parameters[name]
+        times = {key_of(self._point(name, t.point).parameters): t.value_us for t in tuner.trials}
         duel = next((row for row in self.duels.get(name, ()) if named(row["parameters"]) == named(chosen)), None)
         return {
             "space": tuner.size,
-            "before": dict(self.ready.parameters[name]),
+            "before": {"parameters": dict(before), "time_us": times.get(key_of(before))},
             "chosen": chosen,
+            "time_us": times.get(key_of(chosen)),
             **({"gain": {k: v for k, v in duel.items() if k != "parameters"}} if duel else {}),
             **({"paired": self.duels[name]} if name in self.duels else {}),
             "tried": rows,

@@ -73,8 +73,6 @@ class CpuDevice:
             parameters=parameters,
         )
 
-    batch = 4  # enough for two cores, few enough that the next ones know of them
-
     def begin(self, ready: Ready, tuning: Tuning, maker: Maker) -> Sitting:
         return Modelled(self, ready)
 
@@ -151,6 +149,7 @@ class CpuDevice:
 class Modelled:
     """One candidate's tuning where nothing runs: the model's times, the interpreter's checks."""
 
+    batch = 4  # enough for two cores, few enough that the next ones know of them
     spent = ""
 
     def __init__(self, device: CpuDevice, ready: Ready) -> None:

@@ -28,7 +28,8 @@ from evolve.judge.tune import Tuning
 from evolve.tuner import key_of
 from evolve.types import Json, Workload
 
-BATCH = 14  # of each workload in one round: three rounds of 40 points, so that the GPU is asked for three times
+BATCH = 14  # of each workload in one round: three rounds of 40 points, so that the GPU is asked for three times,
+BATCHES = 10  # and not many more often where there are many points
 MOST_LOST = 3  # processes that one candidate's points may take with them before the search is over
 LAST_LOST = MOST_LOST + 2  # and until what was found is given up, too
 ROUNDS = 12  # of a duel: enough for an interval
@@ -38,8 +39,6 @@ BRIEF = ("given", "mixed", "last_tile", "one_hot")  # inputs at which a winner i
 
 
 class GpuClock:
-    batch = BATCH
-
     def __init__(self, device: GpuDevice) -> None:
         self._device = device
 
@@ -66,6 +65,10 @@ class GpuSitting:
         )
 
     # --- what is left ---
+
+    @property
+    def batch(self) -> int:
+        return max(BATCH, self._tuning.points // BATCHES)
 
     @property
     def _left(self) -> float:
