@@ -61,7 +61,8 @@ def _dict(values: Mapping[str, Scalar]) -> str:
 
 
 def _literal(value: Scalar) -> str:
-    return f'"{value}"' if isinstance(value, str) and '"' not in value and "\\" not in value else repr(value)
+    plain = isinstance(value, str) and value.isprintable() and not {'"', "\\"} & set(value)
+    return f'"{value}"' if plain else repr(value)
 
 
 def _place(source: str, tree: ast.Module) -> tuple[tuple[int, int], str]:
