@@ -22,6 +22,7 @@ from evolve.judge.plan_json import PlanError, decode
 from evolve.judge.stages import Gated, Point, Ruling, Screened, Target
 from evolve.judge.vocabulary import Module, Unlisted, read_module
 from evolve.problem import Problem, TensorSpec
+from evolve.syntax import parse
 from evolve.types import Scalar, Verdict, Workload, digest_of
 
 MAX_LAUNCHES = 256
@@ -86,7 +87,7 @@ def module(name: str, text: str, target: Target) -> Module:
 
 
 def kernel_parameters(screened: Screened) -> dict[str, tuple[str, ...]]:
-    tree = ast.parse(screened.source)
+    tree = parse(screened.source)
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     return {name: tuple(a.arg for a in functions[name].args.args) for name in screened.kernels}
 

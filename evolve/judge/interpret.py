@@ -25,6 +25,7 @@ from evolve.judge.jail import Jail
 from evolve.judge.lower import argument, described
 from evolve.judge.stages import Ruling, Screened
 from evolve.problem import Problem, Variant
+from evolve.syntax import parse
 from evolve.types import NOTHING, Json, Scalar, Verdict, Workload
 
 TASK = "evolve.judge.jailed.interpreting:interpret"
@@ -116,7 +117,7 @@ def usable() -> None:
 
 
 def _refuse_libdevice(source: str) -> None:
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "libdevice":
             feedback = f"Triton's interpreter cannot run libdevice.{node.attr}; a GPU can. Use an operation of tl here."
             raise Ruling(Verdict.REJECTED, feedback, stage=STAGE)

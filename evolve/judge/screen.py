@@ -23,6 +23,7 @@ from evolve.judge.scope import check_binding
 from evolve.judge.stages import Ruling, Screened
 from evolve.judge.toplevel import Module, parameters, top_level
 from evolve.judge.tunables import tunables, tune_of, tuned_of
+from evolve.syntax import parse as parsed
 from evolve.types import Verdict, digest_of
 
 MAX_BYTES = 100_000
@@ -86,7 +87,7 @@ def parse(text: str) -> ast.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unknown escape in a docstring is nobody's business here
-            tree = ast.parse(text)
+            tree = parsed(text)
     except SyntaxError as error:
         reject(f"line {error.lineno or 1}: this does not parse: {error.msg}. Return one complete Python file.")
     except ValueError as error:  # "source code string cannot contain null bytes" and its like
@@ -216,7 +217,7 @@ def stable(tree: ast.Module) -> str:
     how it was written."""
     try:
         source = ast.unparse(tree) + "\n"
-        again = ast.parse(source)
+        again = parsed(source)
     except (SyntaxError, ValueError) as error:
         reject(f"the file does not survive being written out plainly ({error}); write it with simpler literals.")
     if ast.dump(again) != ast.dump(tree):

@@ -15,6 +15,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from evolve.syntax import parse
 from evolve.types import Scalar
 
 LONGEST = 116
@@ -29,7 +30,7 @@ class Row:
 
 def written(source: str, entry: str, *, defaults: Mapping[str, Scalar], rows: Sequence[Row], title: str) -> str:
     """`source` must have passed the screen: it parses, and has the entry."""
-    tree = ast.parse(source)
+    tree = parse(source)
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == entry)
     edits = [
         (_span(source, default), repr(defaults[argument.arg]))
