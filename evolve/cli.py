@@ -181,7 +181,6 @@ def judge(
 
 
 @app.command(rich_help_panel=JUDGE)
-<<<<<<< HEAD
 def bench(
     target: Annotated[str, typer.Argument(metavar="FILE|RUN:ID|DIR", help="What to compare; DIR is a package.")],
     problem: Problem = None,
@@ -232,7 +231,9 @@ def bench(
     if picture is not None and made.data:
         picture.write_text(contest_picture.draw(made.data), encoding="utf-8")
     raise typer.Exit(made.status)
-=======
+
+
+@app.command(rich_help_panel=JUDGE)
 def tune(
     target: Annotated[str, typer.Argument(metavar="FILE|RUN:ID", help="Whose TUNE space to search.")],
     problem: Problem = None,
@@ -253,7 +254,6 @@ def tune(
     made = tuned.tune(order, budget=budget, out=out)
     view.show(made, as_json=as_json)
     raise typer.Exit(0 if made.evaluation.passed else 1)
->>>>>>> 513018e (Add evolve tune: one kernel's numbers, searched and written back with a table)
 
 
 @app.command(rich_help_panel=JUDGE)

@@ -58,18 +58,10 @@ def seeds_in(text: str) -> tuple[int, ...]:
 
 def judge(order: Order) -> Report:
     """Raises for the caller's mistakes and for broken machinery; whatever the candidate does is in the report."""
-<<<<<<< HEAD
     asked = wanted(order)
     problem = narrowed(wiring.problem(asked.config), (order.workload,) if order.workload is not None else ())
     seed = plain_seed(asked.config, problem) or asked.job.candidate.source
     bench = wiring.open_bench(asked.config, problem, seed, calibration=asked.calibration)
-=======
-    found = wanted(order)
-    job, config = found.job, found.config
-    problem = narrowed(wiring.problem(config), order.workload)
-    seed = plain_seed(config, problem) or job.candidate.source
-    bench = wiring.open_bench(config, problem, seed, calibration=found.calibration)
->>>>>>> 513018e (Add evolve tune: one kernel's numbers, searched and written back with a table)
     with closing(bench.executor):
         evaluation = asyncio.run(bench.executor.evaluate(asked.job))
         return Report(candidate=asked.job.candidate, evaluation=evaluation, device=bench.device)
@@ -77,20 +69,12 @@ def judge(order: Order) -> Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-<<<<<<< HEAD
     """What an order comes to. `chosen` are the parameters that a run's candidate was timed at, by workload."""
-=======
-    """A judgement that was asked for, under which configuration, and what is on record of an earlier one."""
->>>>>>> 513018e (Add evolve tune: one kernel's numbers, searched and written back with a table)
 
     job: Job
     config: RunConfig
     calibration: Mapping[str, Json] | None = None
-<<<<<<< HEAD
     chosen: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
-=======
-    parameters: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)  # at which it was timed then
->>>>>>> 513018e (Add evolve tune: one kernel's numbers, searched and written back with a table)
 
 
 def wanted(order: Order) -> Wanted:
@@ -99,12 +83,8 @@ def wanted(order: Order) -> Wanted:
             raise UsageError(f"{order.target}: say which problem it solves, such as --problem evaluators/matmul.py.")
         source = Path(order.target).read_bytes().decode("utf-8", "surrogateescape")
         config = _with(RunConfig(problem=order.problem, source=order.target), order)
-<<<<<<< HEAD
         job = _job(Candidate(step=0, source=source, member="you", kind="seed"), order, {})
         return Wanted(job=job, config=config, chosen=order.parameters)
-=======
-        return Wanted(job=_job(Candidate(step=0, source=source, member="you", kind="seed"), order, {}), config=config)
->>>>>>> 513018e (Add evolve tune: one kernel's numbers, searched and written back with a table)
     if order.target.endswith(".py") and ":" not in order.target:
         raise UsageError(f"{order.target}: no such file; a candidate is named as FILE or as RUN:ID.")
     place = named(order.target, RUNS)
@@ -114,12 +94,7 @@ def wanted(order: Order) -> Wanted:
         same = not (order.problem or order.variant or order.backend or order.workload)
         job = _job(attempt.candidate, order, attempt.evaluation.evidence.get("replay", {}) if same else {})
         calibration = journal.environment.get("calibration") if same else None
-<<<<<<< HEAD
         return Wanted(job=job, config=config, calibration=calibration, chosen=attempt.evaluation.parameters)
-=======
-        chosen = attempt.evaluation.parameters
-        return Wanted(job=job, config=config, calibration=calibration, parameters=chosen)
->>>>>>> 513018e (Add evolve tune: one kernel's numbers, searched and written back with a table)
 
 
 def _job(candidate: Candidate, order: Order, kept: Mapping[str, Json]) -> Job:
@@ -138,15 +113,8 @@ def _with(config: RunConfig, order: Order) -> RunConfig:
     return replace(config, **given)
 
 
-<<<<<<< HEAD
 def narrowed(problem: Problem, workloads: Sequence[str]) -> Problem:
     """Timed on these workloads only, or on all where none is named; it is checked on all the same."""
-=======
-def narrowed(problem: Problem, workload: str | None) -> Problem:
-    """Timed on one workload only; it is checked on all the same."""
-    if workload is None:
-        return problem
->>>>>>> 513018e (Add evolve tune: one kernel's numbers, searched and written back with a table)
     timed = [w for w in problem.workloads if w.role == "time"]
     for name in workloads:
         if name not in {w.name for w in timed}:

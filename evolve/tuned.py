@@ -61,11 +61,11 @@ def tune(order: Order, *, budget: float, out: Path | None) -> Report:
     if not (budget > 0):
         raise UsageError(f"--budget {budget:g}: expected a number of seconds above 0.")
     config = replace(config, tuner=_tuner(budget))
-    problem = narrowed(wiring.problem(config), order.workload)
+    problem = narrowed(wiring.problem(config), (order.workload,) if order.workload is not None else ())
     variant = wiring.variant(config, problem)
     screened = _tunable(job.candidate.source, problem, order.target)
     # One that was confirmed is tuned all the same, from what it had.
-    job = replace(job, mode="judge", parameters=found.parameters)
+    job = replace(job, mode="judge", parameters=found.chosen)
     bench = wiring.open_bench(config, problem, plain_seed(config, problem) or job.candidate.source)
     with closing(bench.executor):
         evaluation = asyncio.run(bench.executor.evaluate(job))
