@@ -256,7 +256,8 @@ def dry_run(order: Order) -> int:
     config = load_config(order.config, order.overrides)
     problem = wiring.problem(config)
     draw = Draw(step=1, island=0, parent=_unjudged(_seed_source(config.seeds[0])) if config.seeds else None)
-    show(config, prompt=wiring.renderer(config, problem, ())(draw, _first_kind(config, draw)), console=Out())
+    render = wiring.renderer(config, problem, wiring.sheet_facts(config))
+    show(config, prompt=render(draw, _first_kind(config, draw)), console=Out())
     return 0
 
 

@@ -11,7 +11,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,11 +20,14 @@ import evolve
 from evolve.config import RunConfig
 from evolve.council import Council, Seat
 from evolve.council.budget import Budget
+from evolve.council.council import RULE
 from evolve.council.registry import seat
 from evolve.errors import ConfigError
 from evolve.executors.local import LocalExecutor
+from evolve.experiments_lessons import lessons
 from evolve.journal import Journal
 from evolve.judge import backends
+from evolve.judge.targets import find as find_target
 from evolve.judge.tune import Tuning
 from evolve.population import Population, Selection
 from evolve.problem import Problem, Variant, load_problem, with_workloads
@@ -177,9 +180,20 @@ def parts(config: RunConfig, problem: Problem, bench: Bench, journal: Journal, c
         population=population(config, problem, bench, journal),
         council=council,
         budget=budget(config),
-        render=renderer(config, problem, bench.facts),
+        render=with_lessons(renderer(config, problem, bench.facts), config, journal),
         read=read,
     )
+
+
+def with_lessons(render: Renderer, config: RunConfig, journal: Journal) -> Callable[[Draw, str], Prompt]:
+    """What the run has taught goes into prompts, but not where each step shall be one of N alike."""
+
+    def rendered(draw: Draw, kind: str) -> Prompt:
+        if kind == RULE or config.strategy == "best_of_n":
+            return render(draw, kind)
+        return render(replace(draw, lessons=lessons(journal, draw.parent.id if draw.parent else None)), kind)
+
+    return rendered
 
 
 def population(config: RunConfig, problem: Problem, bench: Bench, journal: Journal) -> Population:
@@ -247,8 +261,22 @@ def budget(config: RunConfig) -> Budget:
     )
 
 
+def sheet_facts(config: RunConfig) -> tuple[str, ...]:
+    """Of the chip that is built for where there is no GPU, before anything is calibrated."""
+    chip = find_target(config.target)
+    versions = {name: version or "not installed" for name, version in environment()["versions"].items()}
+    return backends.prompt_facts(chip, versions, "data sheet")
+
+
 def renderer(config: RunConfig, problem: Problem, facts: tuple[str, ...]) -> Renderer:
     chosen = variant(config, problem)
-    briefing = Briefing(problem=problem, variant=chosen, workloads=problem.of_role("time", chosen), facts=facts)
+    briefing = Briefing(
+        problem=problem,
+        variant=chosen,
+        workloads=problem.of_role("time", chosen),
+        facts=facts,
+        target=config.target,
+        triton=environment()["versions"]["triton"] or "",
+    )
     folder = Path(config.prompt.template_dir) if config.prompt.template_dir else None
     return Renderer(briefing=briefing, template_dir=folder, longest=config.prompt.max_chars)

@@ -42,7 +42,7 @@ class Edit:
 
 def read(reply: Reply, asked: Asked, draw: Draw) -> Candidate | str:
     """The candidate that the reply describes, or the sentence that says why there is none."""
-    base = draw.failures[0] if asked.prompt.kind == "fix" and draw.failures else draw.parent
+    base = draw.failures[-1] if asked.prompt.kind == "fix" and draw.failures else draw.parent
     try:
         edit = edited(reply.text, base.candidate.source if base else None)
     except Unreadable as why:
