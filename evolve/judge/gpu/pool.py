@@ -48,7 +48,8 @@ class WorkerFault(Exception):
         return self.at.get("phase") == "candidate"
 
     def evidence(self) -> dict[str, Any]:
-        return {"kind": self.kind, "text": self.text[-2000:], "at": self.at}
+        at = {name: value for name, value in self.at.items() if name != "done"}  # what was found before is no fault
+        return {"kind": self.kind, "text": self.text[-2000:], "at": at}
 
 
 class Worker:

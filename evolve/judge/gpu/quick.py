@@ -33,7 +33,7 @@ from evolve.problem import Problem
 SLOWER = 1.4  # times the best so far: no noise of a single call is that large, and none but the best are wanted
 AROUND = ("C", "P", "P", "P", "C")
 WARM_SAMPLES, WARM_US = 12, 5000.0  # of the anchor, before anything is compared with it: clocks rise in that time
-KEEP_BYTES = 4 << 30  # of buffers that wait for more points, while others use the GPU
+KEEP_BYTES = 2 << 30  # of buffers that wait for more points, while others use the GPU
 Load = Callable[[Mapping[str, Any]], Program]
 
 
