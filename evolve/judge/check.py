@@ -75,6 +75,7 @@ class Check:
     variant: Variant
     baselines: Mapping[str, Baseline]
     families: Sequence[str] = FAMILIES
+    brief: Sequence[str] = ()  # instead of them at the sizes for checking, for one of whose kin all were tried
 
     def __call__(
         self,
@@ -108,13 +109,14 @@ class Check:
     def _order(self, workload: Workload, candidate: Mapping[str, Any], secret: bytes) -> dict[str, Any]:
         rng = random.Random(seed_of(secret, workload.name))
         baseline = self.baselines.get(workload.name)
+        kinds = self.brief if self.brief and workload.role != "time" else self.families
         return {
             "op": "check",
             "workload": workload_to(workload),
             "variant": self.variant.name,
             "candidate": candidate,
             "baseline": baseline.name if baseline else None,
-            "families": [[f, rng.getrandbits(47)] for f in families_of(workload, self.families, rng)],
+            "families": [[f, rng.getrandbits(47)] for f in families_of(workload, kinds, rng)],
             "random_seed": rng.getrandbits(47),
             "limits": {"candidate": candidate_seconds(baseline), "other": OTHER_SECONDS},
         }

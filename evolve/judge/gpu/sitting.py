@@ -35,7 +35,7 @@ LAST_LOST = MOST_LOST + 2  # and until what was found is given up, too
 ROUNDS = 12  # of a duel: enough for an interval
 POINT_SECONDS = 1.5  # of silence, besides what the baseline's time grants: whoever needs longer is not fast
 HUNG = 300.0  # times the baseline's sample
-BRIEF = ("mixed", "last_tile")  # inputs at which a winner is checked once more, beside "changed"
+BRIEF = ("mixed", "last_tile")  # inputs at the check sizes for a winner, beside "changed"; at its own as for any
 
 
 class GpuClock:
@@ -62,7 +62,8 @@ class GpuSitting:
             problem=device.problem,
             variant=device.variant,
             baselines=device.baselines,
-            families=[f for f in device.families if f in BRIEF],
+            families=device.families,
+            brief=[f for f in device.families if f in BRIEF] or device.families,
         )
 
     # --- what is left ---
