@@ -49,7 +49,9 @@ def rewrite(source: Source, context: Context) -> Applied:
     for plan in operands:
         if plan.flag:
             edits.constexpr(found.kernel, found.launch, plan.flag, plan.flag)
-    _host(edits, found, [*operands, *([result] if result else [])], switch)
+    wanted = source.fresh("DESCRIPTORS")
+    edits.tunable(wanted, True, (True, False))
+    _host(edits, found, [*operands, *([result] if result else [])], switch, wanted)
     _describe(edits, found, [*operands, *([result] if result else [])], switch)
     _load(edits, found, operands, switch)
     if result:
@@ -131,8 +133,8 @@ def _fits(pointer: str, long: str, short: str) -> str:
     return aligned if short == "1" else f"{atom(short)} == 1 and {aligned}"
 
 
-def _host(edits: Edits, found: DotLoop, plans: list[Plan], switch: str) -> None:
-    lines, wanted = [], []
+def _host(edits: Edits, found: DotLoop, plans: list[Plan], switch: str, tunable: str) -> None:
+    lines, wanted = [], [tunable]
     for plan in plans:
         rows, columns = _guards(found, plan)
         if plan.flag:

@@ -1,4 +1,4 @@
-"""R6: the output tile leaves in two halves, so that staging it takes half the shared memory.
+"""R6: the output tile leaves in halves or quarters, so that staging it takes as much less shared memory.
 
 Only where the tile is stored through a descriptor, which stages it in shared memory; what is freed can hold another
 stage of the loop, which the parameters rule or the tuner will find.
@@ -7,6 +7,7 @@ stage of the loop, which the parameters rule or the tuner will find.
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 
 import libcst as cst
 
@@ -16,7 +17,7 @@ from evolve.rules.source import Kernel, Source
 from evolve.rules.symbols import Scope
 
 REASON = (
-    "Store the output tile in two halves: staging then takes half the shared memory, which a further stage can use."
+    "Store the output tile in two or four parts: staging then takes less shared memory, which a further stage can use."
 )
 
 
@@ -46,17 +47,48 @@ def _halved(source: Source, kernel: Kernel, context: Context) -> Applied:
     if not (isinstance(offsets, ast.List | ast.Tuple) and len(offsets.elts) == 2):
         raise No("The tile is not stored at two offsets.")
     x, y = (ast.unparse(e) for e in offsets.elts)
-    left, right = source.fresh("left"), source.fresh("right")
     value = ast.unparse(call.args[1])
+    parts = source.fresh("EPILOGUE_SUBTILES")
     edits = Edits(source)
-    edits.expression(block, f"{columns} // 2")
-    lines = [
-        f"{left}, {right} = tl.split(tl.permute(tl.reshape({value}, ({rows}, 2, {columns} // 2)), (0, 2, 1)))",
-        f"{name}.store([{x}, {y}], {left})",
-        f"{name}.store([{x}, {y} + {columns} // 2], {right})",
-    ]
+    edits.expression(block, f"{columns} // {parts}")
+    lines = _parts(source, parts, rows, columns, value, lambda i, n, v: f"{name}.store([{x}, {_shifted(y, i, n, columns)}], {v})")
     edits.replace(line, "\n".join(lines) + "\n")
+    edits.constexpr(kernel, source.launch_of(kernel), parts, parts, "1")
+    edits.tunable(parts, 2, (1, 2, 4))
     return Applied(source=edits.result(), hypothesis=REASON, signature={"UTMASTG": ">1"})
+
+
+def _parts(source: Source, parts: str, rows: str, columns: str, value: str, store: Callable[[int, int, str], str]) -> list[str]:
+    """One branch for each number of parts, of which the compiler sees the one that the launch names."""
+    left, right, *quarters = (source.fresh(name) for name in ("left", "right", "first", "second", "third", "fourth"))
+    a, b, c, d = quarters
+    return [
+        f"if {parts} == 1:",
+        f"    {store(0, 1, value)}",
+        "else:",
+        f"    {left}, {right} = {_halves(value, rows, columns, 2)}",
+        f"    if {parts} == 2:",
+        f"        {store(0, 2, left)}",
+        f"        {store(1, 2, right)}",
+        "    else:",
+        f"        {a}, {b} = {_halves(left, rows, columns, 4)}",
+        f"        {store(0, 4, a)}",
+        f"        {store(1, 4, b)}",
+        f"        {c}, {d} = {_halves(right, rows, columns, 4)}",
+        f"        {store(2, 4, c)}",
+        f"        {store(3, 4, d)}",
+    ]
+
+
+def _halves(value: str, rows: str, columns: str, n: int) -> str:
+    return f"tl.split(tl.permute(tl.reshape({value}, ({rows}, 2, {columns} // {n})), (0, 2, 1)))"
+
+
+def _shifted(offset: str, part: int, parts: int, columns: str) -> str:
+    if part == 0:
+        return offset
+    times = "" if part == 1 else f" * {part}"
+    return f"{offset} + {columns} // {parts}{times}"
 
 
 def _stored(scope: Scope) -> tuple[cst.SimpleStatementLine, ast.Call, str]:

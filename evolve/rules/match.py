@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import libcst as cst
 
 from evolve.rules.base import No
-from evolve.rules.source import Kernel, Launch, Line, Source
+from evolve.rules.edits import Edits
+from evolve.rules.source import Kernel, Launch, Line, Source, tree
 from evolve.rules.symbols import Bind, Scope, Sum, Vec, factors, folded, identifiers, plus, substitute, times
 
 RANGES = ("range", "tl.range")
@@ -361,3 +362,13 @@ def on_host(found_launch: Launch, kernel: Kernel, text: str) -> str:
 
 def body_lines(node: cst.For) -> list[Line]:
     return [x for x in node.body.body if isinstance(x, cst.SimpleStatementLine | cst.BaseCompoundStatement)]
+
+
+def restrict(edits: Edits, found: DotLoop, option: str, condition: str) -> None:
+    """An option of the loops around the dot loop holds only under one more condition."""
+    for loop in found.loop.inside:
+        call = found.scope.tree(loop.iter) if isinstance(loop, cst.For) else None
+        given = next((k for k in call.keywords if k.arg == option), None) if isinstance(call, ast.Call) else None
+        if call is not None and given is not None and isinstance(loop, cst.For):
+            given.value = tree(f"({ast.unparse(given.value)}) and {condition}")
+            edits.expression(loop.iter, ast.unparse(call))

@@ -1,12 +1,14 @@
 """R4: as many programs as there are SMs, each taking one tile after another.
 
 Launch cost and prologue are paid once a program, and what is set up before the loop (descriptors) is set up once. Small
-grids gain nothing and may lose; the judge says. `NUM_SMS` is the reserved parameter that whoever launches fills in.
+grids gain nothing and may lose, so that how many programs an SM gets is a tunable, and 0 is a program a tile, as before.
+`NUM_SMS` is the reserved parameter that whoever launches fills in.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from dataclasses import dataclass
 
@@ -34,32 +36,36 @@ def rewrite(source: Source, context: Context) -> Applied:
         raise No(f"The entry makes {len(source.launches)} launches; the rule handles one.")
     launch = source.launches[0]
     kernel = source.kernels[launch.kernel]
-    if "NUM_SMS" in source.names:
-        raise No("The candidate already asks for the number of SMs.")
+    if "tl.num_programs" in source.code(kernel.node):
+        raise No(f"{kernel.name} already steps by the number of programs.")
     pid = _program(source, kernel)
     grid = grid_of(source, launch)
-    if len(grid.axes) != 1:
-        raise No("The grid has more than one axis.")
-    tiles = source.fresh("tiles")
+    if len(grid.axes) > 1 and not _splits(source, kernel):
+        raise No("The grid has more than one axis, of which the rule would shorten only the first.")
+    tiles, programs, each = source.fresh("tiles"), source.fresh("programs"), source.fresh("PROGRAMS_PER_SM")
     edits = Edits(source)
     _loop(edits, kernel, pid, tiles)
     edits.scalar(kernel, launch, tiles, tiles)
-    edits.constexpr(kernel, launch, "NUM_SMS", "NUM_SMS", "1")
-    edits.tunable("NUM_SMS", 132)
-    size = f"{tiles} = {grid.axes[0]}\n"
+    edits.tunable(each, 1, (0, 1, 2))
+    if "NUM_SMS" not in source.tunables:
+        edits.tunable("NUM_SMS", 132)
+    size = (
+        f"{tiles} = {grid.axes[0]}\n{programs} = {tiles}\n"
+        f"if {each} > 0:\n    {programs} = min({tiles}, {each} * NUM_SMS)\n"
+    )
+    whole = ", ".join([programs, *grid.axes[1:]])
     if grid.line is not None:
-        name = source.code(launch.grid)
-        edits.replace(grid.line, f"{size}{name} = (min(NUM_SMS, {tiles}),)\n")
+        edits.replace(grid.line, f"{size}{source.code(launch.grid)} = ({whole},)\n")
     else:
         edits.before(launch.statement, size)
-        edits.expression(launch.grid, f"(min(NUM_SMS, {tiles}),)")
+        edits.expression(launch.grid, f"({whole},)" if len(grid.axes) == 1 else f"({whole})")
     return Applied(source=edits.result(), hypothesis=REASON)
 
 
 def _program(source: Source, kernel: Kernel) -> Bind:
     """The one `pid = tl.program_id(0)` on which everything else depends."""
-    code = source.code(kernel.node)
-    if code.count("tl.program_id(") != 1 or "tl.num_programs" in code:
+    axis = re.findall(r"tl\.program_id\((?:axis=)?(\w+)\)", source.code(kernel.node))
+    if axis.count("0") != 1 or source.code(kernel.node).count("tl.program_id(") != len(axis):
         raise No(f"{kernel.name} does not take its tile from one program id.")
     if any(isinstance(small, cst.Return) for line in lines_of(kernel.node.body) for small in _small(line)):
         raise No(f"{kernel.name} returns early.")
@@ -74,6 +80,14 @@ def _program(source: Source, kernel: Kernel) -> Bind:
     return pid
 
 
+def _splits(source: Source, kernel: Kernel) -> bool:
+    """The second axis only says which part of a loop is meant: with several tiles a program it is 1 long."""
+    scope = Scope(source, kernel)
+    loops = [(at, scope.tree(x.iter)) for at, x, _ in scope.lines if isinstance(x, cst.For)]
+    starts = [(at, call.args[0]) for at, call in loops if isinstance(call, ast.Call) and len(call.args) > 1]
+    return any("program_id(1)" in scope.resolved(ast.unparse(start), at) for at, start in starts)
+
+
 def _small(line: cst.CSTNode) -> list[cst.BaseSmallStatement]:
     return list(line.body) if isinstance(line, cst.SimpleStatementLine) else []
 
@@ -83,7 +97,7 @@ def _loop(edits: Edits, kernel: Kernel, pid: Bind, tiles: str) -> None:
     rest = lines[lines.index(pid.line) + 1 :]
     if not rest:
         raise No(f"{kernel.name} does nothing with its program id.")
-    head = f"for {pid.name} in tl.range(tl.program_id(0), {tiles}, NUM_SMS):\n"
+    head = f"for {pid.name} in tl.range(tl.program_id(0), {tiles}, tl.num_programs(0)):\n"
     body = "".join(edits.source.module.code_for_node(line) for line in rest)
     edits.replace(pid.line, head + textwrap.indent(body, "    "))
     for line in rest:

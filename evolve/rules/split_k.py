@@ -13,7 +13,7 @@ import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
-from evolve.rules.match import DotLoop, Tile, dot_loop, stored_tile
+from evolve.rules.match import DotLoop, Tile, dot_loop, restrict, stored_tile
 from evolve.rules.persistent import grid_of
 from evolve.rules.source import Source, lines_of
 from evolve.rules.symbols import atom
@@ -33,6 +33,7 @@ def {kernel}(parts_ptr, out_ptr, count, SPLITS: tl.constexpr, BLOCK: tl.constexp
 
 
 """
+PER_SM = 4  # programs that still run at once where each is small
 TILE, SMS = 128, 132  # what the largest tiles leave to a chip of this size, where no workload says otherwise
 
 
@@ -110,9 +111,9 @@ def _host(edits: Edits, found: DotLoop, tile: Tile, out: str) -> int:
         raise No("The grid has three axes already.")
     splits, parts = source.fresh("splits"), source.fresh("parts")
     kernel = source.fresh("sum_splits")
-    tiles = " * ".join(atom(a) for a in grid.axes)
+    tiles = _tiles(found) or " * ".join(atom(a) for a in grid.axes)
     lines = [
-        f"{splits} = max(1, min(SPLIT_K, NUM_SMS // max(1, {tiles})))",
+        f"{splits} = max(1, min(SPLIT_K, {PER_SM} * NUM_SMS // max(1, {tiles})))",
         f"{parts} = {out}",
         f"if {splits} > 1:",
         f"    {parts} = torch.empty(({splits} * {out}.numel(),), device={out}.device, dtype=torch.float32)",
@@ -124,14 +125,25 @@ def _host(edits: Edits, found: DotLoop, tile: Tile, out: str) -> int:
     arg = next(a for a in launch.call.args if _fills(found, a, tile.base))
     edits.expression(arg.value, parts)
     edits.scalar(found.kernel, launch, source.fresh("split_stride"), f"{out}.numel()")
-    edits.constexpr(found.kernel, launch, source.fresh("SPLITS"), splits, "1")
-    for name, default, space in (("SPLIT_K", 8, (1, 2, 4, 8, 16)), ("NUM_SMS", SMS, ())):
+    count = source.fresh("SPLITS")
+    edits.constexpr(found.kernel, launch, count, splits, "1")
+    restrict(edits, found, "flatten", f"{count} == 1")  # partial tiles are staged beside the loop's own: no room
+    for name, default, space in (("SPLIT_K", 8, (1, 2, 4, 8, 16, 32)), ("NUM_SMS", SMS, ())):
         if name not in source.tunables:
             edits.tunable(name, default, space)
-    count = f"{out}.numel()"
-    call = f"{kernel}[(triton.cdiv({count}, 1024),)]({parts}, {out}, {count}, SPLITS={splits}, BLOCK=1024)"
+    size = f"{out}.numel()"
+    call = f"{kernel}[(triton.cdiv({size}, 1024),)]({parts}, {out}, {size}, SPLITS={splits}, BLOCK=1024)"
     edits.after(launch.statement, f"if {splits} > 1:\n    {call}\n")
     return len(grid.axes)
+
+
+def _tiles(found: DotLoop) -> str:
+    """How many tiles there are, where a loop takes several of them in one program."""
+    for loop in found.loop.inside:
+        call = found.scope.tree(loop.iter) if isinstance(loop, cst.For) else None
+        if isinstance(call, ast.Call) and len(call.args) > 1:
+            return atom(found.launch.arguments.get(ast.unparse(call.args[1]), ""))
+    return ""
 
 
 def _fills(found: DotLoop, arg: cst.Arg, param: str) -> bool:

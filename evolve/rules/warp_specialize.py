@@ -12,7 +12,7 @@ import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
-from evolve.rules.match import DotLoop, dot_loop
+from evolve.rules.match import DotLoop, dot_loop, restrict
 from evolve.rules.source import Source, literal
 from evolve.rules.symbols import Bind
 
@@ -20,7 +20,7 @@ REASON = (
     "Specialize warps in the loop over K: a producer keeps the TMA copies ahead while the consumers issue nothing but "
     "matrix instructions."
 )
-OPTIONS = ("warp_specialize", "flatten", "loop_unroll_factor")
+OPTIONS = ("warp_specialize=", "flatten=True", "loop_unroll_factor=")
 
 
 def rewrite(source: Source, context: Context) -> Applied:
@@ -31,6 +31,11 @@ def rewrite(source: Source, context: Context) -> Applied:
     switch = _switch(found)
     edits = Edits(source)
     _four_warps(edits, found)
+    wanted = source.fresh("WARP_SPECIALIZE")
+    edits.constexpr(found.kernel, found.launch, wanted, wanted)
+    edits.tunable(wanted, True, (True, False))
+    switch = wanted if switch == "True" else f"{switch} and {wanted}"
+    restrict(edits, found, "flatten", f"not {wanted}")  # a flattened loop is not specialized, and Triton does not say so
     call = found.scope.tree(found.loop.node.iter)
     assert isinstance(call, ast.Call)
     parts = [ast.unparse(a) for a in call.args] + [f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords]
@@ -40,9 +45,9 @@ def rewrite(source: Source, context: Context) -> Applied:
 
 def _guard(found: DotLoop, context: Context) -> None:
     code = found.source.code(found.kernel.node)
-    present = [option for option in OPTIONS if f"{option}=" in code]
+    present = [option for option in OPTIONS if option in code]
     if present:
-        raise No(f"A loop of {found.kernel.name} already has {present[0]}, which excludes this.")
+        raise No(f"A loop of {found.kernel.name} already has {present[0].split('=')[0]}, which excludes this.")
     loops = [
         x for _, x, inside in found.scope.lines if isinstance(x, cst.For) and x not in (found.loop.node, *_outer(found))
     ]
