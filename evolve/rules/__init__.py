@@ -11,6 +11,9 @@ from evolve.rules import (
     even_k,
     exp2,
     flatten,
+    fold_scale,
+    heavy_first,
+    masks_apart,
     modulo,
     parameters,
     persistent,
@@ -36,6 +39,9 @@ RULES: tuple[Rule, ...] = (
     modulo.RULE,
     pipelining.RULE,
     exp2.RULE,
+    fold_scale.RULE,
+    masks_apart.RULE,
+    heavy_first.RULE,
     undo.RULE,
 )
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from evolve.rules import stream_descriptors
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, Tile, dot_loop, on_host, stored_tile
 from evolve.rules.source import Source
+from evolve.rules.streams import streams
 from evolve.rules.symbols import atom, identifiers, plus
 
 REASON = (
@@ -38,6 +40,8 @@ class Plan:
 def rewrite(source: Source, context: Context) -> Applied:
     if not context.hopper and context.target != "sm_100":
         raise No(f"{context.target} has no TMA engine.")
+    if streams(source):
+        return stream_descriptors.rewrite(source, context)
     found = dot_loop(source)
     if "tl.make_tensor_descriptor" in source.code(found.kernel.node):
         raise No(f"{found.kernel.name} already uses tensor descriptors.")

@@ -124,7 +124,12 @@ class Edits(cst.CSTTransformer):
         return updated.with_changes(**{field: kept})
 
     def _statements(self, text: str) -> list[cst.CSTNode]:
-        return list(cst.parse_module(text, config=self.source.module.config_for_parsing).body)
+        """What is to stand there. A comment at its top belongs to its first statement, not to a file of its own."""
+        made = cst.parse_module(text, config=self.source.module.config_for_parsing)
+        body: list[cst.CSTNode] = list(made.body)
+        if made.header and body and isinstance(body[0], cst.SimpleStatementLine | cst.BaseCompoundStatement):
+            body[0] = body[0].with_changes(leading_lines=[*made.header, *body[0].leading_lines])
+        return body
 
 
 def _with_remark(new: list[cst.CSTNode], old: cst.CSTNode, text: str) -> list[cst.CSTNode]:

@@ -14,7 +14,8 @@ from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, dot_loop, restrict
 from evolve.rules.source import Source, literal
-from evolve.rules.symbols import Bind
+from evolve.rules.streams import Stream, streams
+from evolve.rules.symbols import Bind, atom
 
 REASON = (
     "Specialize warps in the loop over K: a producer keeps the TMA copies ahead while the consumers issue nothing but "
@@ -26,6 +27,8 @@ OPTIONS = ("warp_specialize=", "flatten=True", "loop_unroll_factor=")
 def rewrite(source: Source, context: Context) -> Applied:
     if not context.hopper:
         raise No(f"Warp specialization was tried on sm_90 only, and the target is {context.target}.")
+    if streams(source):
+        return _stream(source)
     found = dot_loop(source)
     _guard(found, context)
     switch = _switch(found)
@@ -41,6 +44,45 @@ def rewrite(source: Source, context: Context) -> Applied:
     parts = [ast.unparse(a) for a in call.args] + [f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords]
     edits.expression(found.loop.node.iter, f"tl.range({', '.join([*parts, f'warp_specialize={switch}'])})")
     return Applied(source=edits.result(), hypothesis=REASON, signature={"USETMAXREG": ">0"})
+
+
+def _stream(source: Source) -> Applied:
+    """In an attention loop: where masked blocks have one of their own, one loop takes all of them again."""
+    loops = streams(source)
+    found, kernel = loops[-1], loops[-1].kernel
+    code = source.code(kernel.node)
+    if "warp_specialize=" in code:
+        raise No(f"A loop of {kernel.name} already has warp_specialize.")
+    loads = [b for b in found.scope.binds if found.loop.node in b.inside and _through_descriptor(b)]
+    switches = {source.code(b.inside[-1].test) if isinstance(b.inside[-1], cst.If) else "True" for b in loads}
+    if len({b.name for b in loads}) < 2 or len(switches) != 1:
+        raise No("The blocks that stream are not loaded through descriptors; with pointers the compiler crashes.")
+    edits = Edits(source)
+    wanted = source.fresh("WARP_SPECIALIZE")
+    if len(loops) == 2:
+        _one_loop(edits, loops[0], wanted)
+    elif len(loops) > 2:
+        raise No(f"{kernel.name} has {len(loops)} loops with several tl.dot.")
+    _four_warps(edits, found)
+    edits.constexpr(kernel, found.launch, wanted, wanted)
+    edits.tunable(wanted, True, (True, False))
+    switch = switches.pop()
+    call = found.scope.tree(found.loop.node.iter)
+    assert isinstance(call, ast.Call)
+    parts = [ast.unparse(a) for a in call.args] + [f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords]
+    parts.append(f"warp_specialize={wanted if switch == 'True' else f'{switch} and {wanted}'}")
+    edits.expression(found.loop.node.iter, f"tl.range({', '.join(parts)})")
+    return Applied(source=edits.result(), hypothesis=REASON, signature={"USETMAXREG": ">0"})
+
+
+def _one_loop(edits: Edits, first: Stream, wanted: str) -> None:
+    """The launch leaves the loop of unmasked blocks out where warps are specialized: two loops crash the compiler."""
+    around = [x for x in first.loop.inside if isinstance(x, cst.If)]
+    switch = edits.source.code(around[-1].test) if around else ""
+    given = [a for a in first.launch.call.args if a.keyword is not None and a.keyword.value == switch]
+    if switch not in first.kernel.constexprs or len(given) != 1:
+        raise No(f"{first.kernel.name} has two loops with several tl.dot; the compiler crashes on two.")
+    edits.expression(given[0].value, f"{atom(edits.source.code(given[0].value))} and not {wanted}")
 
 
 def _guard(found: DotLoop, context: Context) -> None:
@@ -107,7 +149,7 @@ def _through_descriptor(bind: Bind) -> bool:
     return ast.unparse(node.func.value) != "tl"
 
 
-def _four_warps(edits: Edits, found: DotLoop) -> None:
+def _four_warps(edits: Edits, found: DotLoop | Stream) -> None:
     """It takes with four warps and at least two stages; with eight Triton declines in silence."""
     for name, wanted in (("num_warps", 4), ("num_stages", 3)):
         stated = found.launch.options.get(name)
