@@ -51,14 +51,18 @@ def _halved(source: Source, kernel: Kernel, context: Context) -> Applied:
     parts = source.fresh("EPILOGUE_SUBTILES")
     edits = Edits(source)
     edits.expression(block, f"{columns} // {parts}")
-    lines = _parts(source, parts, rows, columns, value, lambda i, n, v: f"{name}.store([{x}, {_shifted(y, i, n, columns)}], {v})")
+    lines = _parts(
+        source, parts, rows, columns, value, lambda i, n, v: f"{name}.store([{x}, {_shifted(y, i, n, columns)}], {v})"
+    )
     edits.replace(line, "\n".join(lines) + "\n")
     edits.constexpr(kernel, source.launch_of(kernel), parts, parts, "1")
     edits.tunable(parts, 2, (1, 2, 4))
     return Applied(source=edits.result(), hypothesis=REASON, signature={"UTMASTG": ">1"})
 
 
-def _parts(source: Source, parts: str, rows: str, columns: str, value: str, store: Callable[[int, int, str], str]) -> list[str]:
+def _parts(
+    source: Source, parts: str, rows: str, columns: str, value: str, store: Callable[[int, int, str], str]
+) -> list[str]:
     """One branch for each number of parts, of which the compiler sees the one that the launch names."""
     left, right, *quarters = (source.fresh(name) for name in ("left", "right", "first", "second", "third", "fourth"))
     a, b, c, d = quarters

@@ -22,11 +22,13 @@ REASON = (
     "Scale scores in the exponent, `exp2(x * scale - peak)`, and scale the maximum once a row: a fused multiply-add "
     "takes the place of a multiplication and a subtraction for every score."
 )
-EXPONENTIALS = ("tl.exp2", "tl.exp", "tl.math.exp2")
+EXPONENTIALS = ("tl.exp2", "tl.math.exp2")
 
 
 def rewrite(source: Source, context: Context) -> Applied:
     found = stream(source)
+    if "tl.exp(" in source.code(found.loop.node):
+        raise No("The exponential is tl.exp; as a power of two it is cheaper first.")
     rows = [(x, statement(source, x.body[0])) for x in _own_lines(found)]
     scaled = [(t, n) for _, t in rows for n in ast.walk(t) if _scaled_dot(n)]
     if len(scaled) != 1:
@@ -77,11 +79,15 @@ def _scores(rows: list[tuple[cst.SimpleStatementLine, ast.stmt]], first: ast.stm
     """The names of the scores: what the dot goes to, and what only selects from it."""
     known = _target(first)
     for _, node in rows:
-        value = getattr(node, "value", None)
-        if isinstance(value, ast.Call) and ast.unparse(value.func) == "tl.where" and len(value.args) == 3:
-            if isinstance(value.args[1], ast.Name) and value.args[1].id in known:
-                known |= _target(node)
+        selected = _selected(getattr(node, "value", None))
+        if selected is not None and ast.unparse(selected) in known:
+            known |= _target(node)
     return known
+
+
+def _selected(node: ast.expr | None) -> ast.expr | None:
+    whole = isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.where" and len(node.args) == 3
+    return node.args[1] if whole and isinstance(node, ast.Call) else None
 
 
 def _target(node: ast.stmt) -> frozenset[str]:
@@ -117,17 +123,19 @@ class _Fold(ast.NodeTransformer):
         if head == "tl.max" and isinstance(first, ast.Name) and first.id in self.scores:
             self.maxima += 1
             return self._scale(node)
-        if head in EXPONENTIALS and isinstance(first, ast.BinOp) and isinstance(first.op, ast.Sub):
-            if isinstance(first.left, ast.Name) and first.left.id in self.scores:
-                self.exponents += 1
-                first.left = self._scale(first.left)
-                first.right = self.visit(first.right)
-                return node
+        if head in EXPONENTIALS and isinstance(first, ast.BinOp) and self._differs(first):
+            self.exponents += 1
+            first.left = self._scale(first.left)
+            first.right = self.visit(first.right)
+            return node
         if head == "tl.where" and len(node.args) == 3 and self._selects(node):
             node.args[1] = self.dot if node.args[1] is self.product else node.args[1]
             return node
         self.generic_visit(node)
         return node
+
+    def _differs(self, node: ast.BinOp) -> bool:
+        return isinstance(node.op, ast.Sub) and isinstance(node.left, ast.Name) and node.left.id in self.scores
 
     def _selects(self, node: ast.Call) -> bool:
         value, other = node.args[1], ast.unparse(node.args[2]).replace('"', "'")

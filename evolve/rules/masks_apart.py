@@ -17,7 +17,7 @@ from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
 from evolve.rules.source import Source
 from evolve.rules.streams import Stream, stream
-from evolve.rules.symbols import folded, identifiers, plus, tree
+from evolve.rules.symbols import folded, identifiers, plus
 
 REASON = (
     "Run the blocks that lie inside every mask in a loop of their own, without comparisons and selections; only those "
@@ -229,7 +229,7 @@ def _term(found: Stream, node: ast.Compare, at: int, under: str) -> Term | None:
         low = plus(*right.scalars)
     if found.loop.var in identifiers(low) or _made_inside(found, low):
         return None
-    return Term(bound=f"{low}{more}" if tree(low) else low, under=under)
+    return Term(bound=low + more, under=under)
 
 
 def _made_inside(found: Stream, text: str) -> bool:

@@ -1,7 +1,7 @@
 """R4: as many programs as there are SMs, each taking one tile after another.
 
 Launch cost and prologue are paid once a program, and what is set up before the loop (descriptors) is set up once. Small
-grids gain nothing and may lose, so that how many programs an SM gets is a tunable, and 0 is a program a tile, as before.
+grids gain nothing and may lose, so that how many programs an SM gets is a tunable; 0 is a program a tile, as before.
 `NUM_SMS` is the reserved parameter that whoever launches fills in.
 """
 

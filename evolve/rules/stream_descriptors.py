@@ -111,7 +111,9 @@ def _extent(found: Stream, tile: Tile, axis: int) -> str:
         extent = vec.block
     if extent is None or vec.modulo is not None:
         raise No(f"No mask of `{tile.base}` says where the tensor ends.")
-    moved = [n for n in identifiers(extent) | identifiers(vec.stride) if found.scope.of(n) or n not in found.kernel.params]
+    moved = [
+        n for n in identifiers(extent) | identifiers(vec.stride) if found.scope.of(n) or n not in found.kernel.params
+    ]
     if moved or identifiers(vec.block) - found.kernel.constexprs:
         raise No(f"The extents, strides or blocks of `{tile.base}` are computed in the kernel.")
     return extent

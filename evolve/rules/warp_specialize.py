@@ -38,7 +38,9 @@ def rewrite(source: Source, context: Context) -> Applied:
     edits.constexpr(found.kernel, found.launch, wanted, wanted)
     edits.tunable(wanted, True, (True, False))
     switch = wanted if switch == "True" else f"{switch} and {wanted}"
-    restrict(edits, found, "flatten", f"not {wanted}")  # a flattened loop is not specialized, and Triton does not say so
+    restrict(
+        edits, found, "flatten", f"not {wanted}"
+    )  # a flattened loop is not specialized, and Triton does not say so
     call = found.scope.tree(found.loop.node.iter)
     assert isinstance(call, ast.Call)
     parts = [ast.unparse(a) for a in call.args] + [f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords]

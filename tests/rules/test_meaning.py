@@ -69,7 +69,10 @@ def test_each_rule_keeps_the_meaning():
     assert judge(runs) == []
 
 
-UNMOVED = {"warp specialization", "epilogue subtiling", "undo", "exp2"}  # these want descriptors first: see the chains
+UNMOVED = {
+    *("warp specialization", "epilogue subtiling", "undo", "exp2", "flattened loops"),  # these want others first
+    *("scale in the exponent", "masked blocks apart", "heaviest first"),  # and these attention: see below
+}
 
 
 @pytest.mark.slow
@@ -83,11 +86,11 @@ def test_many_chains_keep_the_meaning():
 
 
 def test_kernels_without_a_product_keep_their_meaning():
-    runs = {}
+    runs: dict[str, Run] = {}
     for name, (source, entry) in OTHERS.items():
         point = {"BM": 32, "BN": 32} if name == "attention" else {}
         runs[name] = Run(source=source, entry=entry, tunables=point, what=name)
-        for number in range(3):
+        for number in range(2):
             rng, text, path = random.Random(number), source, []
             for _ in range(16):
                 rule = rng.choice([r for r in RULES if r.name != "parameters"])
@@ -96,7 +99,13 @@ def test_kernels_without_a_product_keep_their_meaning():
                     text = found.source
                     path.append(rule.name)
             runs[f"{name}: {path}"] = Run(source=text, entry=entry, tunables=point, what=name)
-    assert any("exp2" in name for name in runs)
+    source, entry = OTHERS["attention"]
+    point = {"BM": 32, "BN": 32}
+    for name in ("exp2", "scale in the exponent", "masked blocks apart"):
+        found = apply(next(r for r in RULES if r.name == name), source, context(0))
+        assert isinstance(found, Applied), found
+        source = found.source
+        runs[f"attention: up to {name}"] = Run(source=source, entry=entry, tunables=point, what="attention")
     assert judge(runs) == []
 
 

@@ -1,0 +1,110 @@
+"""Applies named chains of rules to the seeds and writes the kernels: what rules alone make of them, in one go.
+
+    python benchmarks/rules_chain.py --out kernels            every chain; prints what was applied
+    python benchmarks/rules_chain.py matmul --out kernels     one
+    python benchmarks/rules_chain.py --steps --out kernels    each step of each chain as a file of its own
+    python benchmarks/rules_chain.py --out kernels --judge    and judges each last one, on the GPU where there is one
+
+A move is named by its rule; after a colon stands a word of its hypothesis, where a rule knows several. No time is
+taken here: `--judge` calls `evolve judge`, with a tuner where the backend has one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import triton
+
+from evolve.problem import load_problem
+from evolve.rules import RULES, Applied, Context, apply
+
+ROOT = Path(__file__).parents[1]
+DRAWS = 60  # of a rule's moves, before its word is given up
+
+CHAINS: dict[str, tuple[str, ...]] = {
+    "matmul": (
+        "tensor descriptors",
+        "program order: in groups",
+        "persistent grid",
+        "flattened loops",
+        "epilogue subtiling",
+        "split-K",
+        "warp specialization",
+    ),
+    "matmul_gelu": (
+        "tensor descriptors",
+        "program order: in groups",
+        "persistent grid",
+        "flattened loops",
+        "epilogue subtiling",
+        "warp specialization",
+    ),
+    "attention": (
+        "tensor descriptors",
+        "scale in the exponent",
+        "masked blocks apart",
+        "heaviest first",
+        "warp specialization",
+    ),
+}
+
+
+def context(problem: str, number: int) -> Context:
+    found = load_problem(ROOT / "evaluators" / f"{problem}.py")
+
+    timed = found.of_role("time", found.variant(None))
+    return Context(random=random.Random(number), workloads=timed, triton=triton.__version__)
+
+
+def moved(problem: str, source: str, move: str) -> Applied:
+    """The rule's move on the source, of several the first whose hypothesis has the word."""
+    name, _, word = (part.strip() for part in move.partition(":"))
+    rule = next(rule for rule in RULES if rule.name == name)
+    for number in range(DRAWS):
+        found = apply(rule, source, context(problem, number))
+        if not isinstance(found, Applied):
+            raise SystemExit(f"{problem}: {move}: {found.reason}")
+        if word in found.hypothesis:
+            return found
+    raise SystemExit(f"{problem}: {move}: no move of {DRAWS} says so.")
+
+
+def chain(problem: str) -> list[tuple[str, str]]:
+    """(move, source) of every step, the seed first."""
+    steps = [("seed", (ROOT / "seeds" / f"{problem}.py").read_text(encoding="utf-8"))]
+    for move in CHAINS[problem]:
+        steps.append((move, moved(problem, steps[-1][1], move).source))
+    return steps
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", nargs="*", default=list(CHAINS), help="of " + ", ".join(CHAINS))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", action="store_true", help="every step as a file")
+    parser.add_argument("--judge", action="store_true", help="judge the last of each chain")
+    order = parser.parse_args()
+    order.out.mkdir(parents=True, exist_ok=True)
+    status = 0
+    for problem in order.problems:
+        steps = chain(problem)
+        for number, (move, source) in enumerate(steps):
+            print(f"{problem} {number}: {move}")
+            if order.steps:
+                (order.out / f"{problem}_{number}.py").write_text(source, encoding="utf-8")
+        last = order.out / f"{problem}.py"
+        last.write_text(steps[-1][1], encoding="utf-8")
+        if order.judge:
+            judged = f"evaluators/{problem}.py"
+            status |= subprocess.run(
+                [sys.executable, "-m", "evolve", "judge", str(last), "--problem", judged]
+            ).returncode
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
