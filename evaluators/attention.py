@@ -99,6 +99,11 @@ def sdpa(backend: SDPBackend) -> Callable[..., torch.Tensor]:
     return call
 
 
+def library(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
+    """What people call today: torch picks the backend."""
+    return scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+
+
 def flash_attention_3(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
     """It takes B,S,H,D; transposed views of ours are such."""
     function = import_module("flash_attn_interface").flash_attn_func
@@ -218,6 +223,7 @@ PROBLEM = Problem(
     baselines=BASELINES,
     bytes_moved=bytes_moved,
     flops=flops,
+    library=library,
     families=FAMILIES,
     notes=NOTES,
 )

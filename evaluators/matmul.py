@@ -176,6 +176,17 @@ def on_gpu(unavailable: Callable[[Workload], str | None]) -> Callable[[Workload]
     return why_not
 
 
+def library(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """What people call today."""
+    if a.dtype == torch.float8_e4m3fn:
+        return scaled_mm(a, b)
+    return int_mm(a, b) if a.dtype == torch.int8 else torch.matmul(a, b)
+
+
+def gradient(grad: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return grad @ b.mT, a.mT @ grad
+
+
 BASELINES = (
     Baseline(name="cublas", call=torch.matmul, unavailable=only("bfloat16 float16 float32")),
     Baseline(name="cublas_tf32", call=with_tf32(torch.matmul), unavailable=only("float32", tf32=True)),
@@ -274,6 +285,8 @@ PROBLEM = Problem(
     baselines=BASELINES,
     bytes_moved=bytes_moved,
     flops=flops,
+    library=library,
+    gradient=gradient,
     notes=NOTES,
 )
 evaluate = evaluator(__file__)  # for `openevolve-run SEED evaluators/matmul.py`

@@ -316,6 +316,7 @@ PROBLEM = Problem(
     baselines=BASELINES,
     bytes_moved=bytes_moved,
     flops=flops,
+    library=gathered_masked,
     families=FAMILIES,
     notes=NOTES,
 )

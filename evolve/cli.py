@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-SEARCH, LOOK, JUDGE = "Search", "Look", "Judge"
+SEARCH, LOOK, JUDGE, SHIP = "Search", "Look", "Judge", "Ship"
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The run's YAML.", metavar="FILE")]
 Sets = Annotated[
@@ -282,6 +282,34 @@ def check(
 
     fit = fitness.show(problem, checking.check(problem, variant=variant, backend=backend), Out())
     raise typer.Exit(0 if fit else 1)
+
+
+@app.command(rich_help_panel=SHIP)
+def export(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="RUN[:ID]...", help="A run's best, or candidates of it: RUN:ID, then IDs.")
+    ],
+    to: Annotated[Path | None, typer.Option(help="The folder to write; ./NAME, if not said.", metavar="DIR")] = None,
+    name: Annotated[str | None, typer.Option(help="What to import; fast_<entry>, if not said.")] = None,
+) -> None:
+    """Write an importable package: the kernel where it is verified and faster, the library everywhere else."""
+    from evolve import exporting
+    from evolve.terminal import exported
+    from evolve.terminal.console import Out
+
+    exported.show(exporting.export(exporting.Order(targets=tuple(targets), to=to, name=name)), Out())
+
+
+@app.command(rich_help_panel=SHIP)
+def refresh(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A package that `evolve export` wrote.")],
+) -> None:
+    """Check and tune an exported package again, for this machine's GPU, torch and Triton."""
+    from evolve import exporting
+    from evolve.terminal import exported
+    from evolve.terminal.console import Out
+
+    exported.show(exporting.refresh(folder), Out())
 
 
 # Options whose value may be left out, which the parser does not know: an empty one is given to it instead.

@@ -150,6 +150,12 @@ class Problem:
     # The kinds of inputs that candidates are checked on, of those in evolve.judge.inputs; empty: all that fit.
     families: tuple[str, ...] = ()
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: AXES)
+    # What people call today, with torch alone: what an exported package falls back on, and whose errors, dtypes and
+    # gradients it keeps. None: the first baseline's call. Export takes its source out of this file.
+    library: Callable[..., Any] | None = None
+    # `gradient(grad, *arguments)`, with a tuple of grads where there are several outputs: a gradient or None for each
+    # argument. None: an exported package differentiates through `library`.
+    gradient: Callable[..., Any] | None = None
     notes: str = ""  # for the prompt, as an expert would brief a colleague
     path: str = ""  # filled in by load_problem
     digest: str = ""
@@ -165,6 +171,10 @@ class Problem:
 
     def of_role(self, role: Role, variant: Variant) -> tuple[Workload, ...]:
         return tuple(bind(w, variant) for w in self.workloads if w.role == role)
+
+    @property
+    def fallback(self) -> Callable[..., Any]:
+        return self.library or self.baselines[0].call
 
     def small(self, variant: Variant) -> tuple[Workload, ...]:
         """The interpreted stand-ins, in the variant that the interpreter can compute."""

@@ -12,19 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "evolve"
 NOUNS = {"types", "errors", "seams", "sentences", "syntax", "__version__"}  # everyone may
 RECORD = {"journal", "lineage", "experiments", "runs", "packing"}
 # These may import everything.
-EDGE = {
-    "wiring",
-    "runner",
-    "session",
-    "judging",
-    "checking",
-    "benching",
-    "tuned",
-    "newproblem",
-    "interop",
-    "cli",
-    "__main__",
-}
+EDGE = {"wiring", "runner", "session", "judging", "checking", "benching", "tuned", "newproblem", "interop", "cli", "__main__", "exporting"}
 # Who may import whom, beside NOUNS and its own room.
 MAY: dict[str, set[str]] = {
     **{
@@ -53,12 +41,12 @@ MAY: dict[str, set[str]] = {
     "adopt": {"judge", "problem"},
     "terminal": {"config", "problem", *RECORD},
     "dashboard": {"config", "terminal", *RECORD},
-    "export": {"executors", "judge", *RECORD},
+    "export": {"executors", "judge", "problem", "tuner", *RECORD},
 }
 # Third parties that stop in some rooms; nobody else may import them, however late.
 ONLY_IN: dict[str, set[str]] = {
-    "torch": {"judge", "adopt"},
-    "triton": {"judge", "adopt"},
+    "torch": {"judge", "adopt", "export"},
+    "triton": {"judge", "adopt", "export"},
     "openevolve": {"population", "config", "prompts", "interop"},
     "openai": {"council"},
     "libcst": {"rules", "adopt"},
@@ -66,7 +54,7 @@ ONLY_IN: dict[str, set[str]] = {
     "rich": {"terminal", *EDGE},
     "typer": {"cli"},
 }
-MODULES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py") if "data" not in p.parts)
+MODULES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py") if not {"data", "templates"} & set(p.parts))
 
 
 def room(path: Path) -> str:

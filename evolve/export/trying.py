@@ -1,0 +1,94 @@
+"""What the trial process does once the package is imported: check, compare launches, time. See `trial.py`."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from evolve.judge.gpu import answers
+from evolve.judge.gpu.facts import workload_of
+from evolve.judge.inputs import families
+from evolve.problem import Problem, Variant, load_problem
+from evolve.types import Workload
+
+Json = Any
+Call = Callable[..., Any]
+FIRST_SEED = 7919
+
+
+def run(order: Json, found: dict[str, Json], save: Callable[[], Any]) -> None:
+    problem = load_problem(order["problem"])
+    variant = problem.variant(order["variant"])
+    module = importlib.import_module(order["name"])
+    found |= {"torch": torch.__version__, "python": platform.python_version(), "workloads": {}}
+    save()
+    if not torch.cuda.is_available():
+        _without_gpu(order, found, problem, variant, module)
+    else:
+        from evolve.export.trying_gpu import on_gpu
+
+        on_gpu(order, found, problem, variant, module, save)
+    found["state"] = "done"
+    save()
+
+
+def _without_gpu(order: Json, found: dict[str, Json], problem: Problem, variant: Variant, module: Any) -> None:
+    """The library's answers through the function and the operator, on the small workloads."""
+    dispatch = importlib.import_module(f"{order['name']}._dispatch")
+    chosen = problem.variant(variant.stand_in) if variant.stand_in else variant
+    for workload in problem.small(variant):
+        arguments = problem.make_inputs(workload, "cpu", FIRST_SEED)
+        public = getattr(module, problem.entry)
+        row = checked(problem, chosen, workload, public, arguments, "given")
+        row["operator"] = checked(problem, chosen, workload, dispatch.OPERATOR, arguments, "given")
+        found["workloads"][workload.name] = {"cases": [row]}
+
+
+def checked(
+    problem: Problem, variant: Variant, workload: Workload, call: Call, arguments: Sequence[Any], family: str
+) -> dict[str, Json]:
+    """One call's answer held against the reference, as the judge holds it."""
+    copies = [a.clone() if isinstance(a, torch.Tensor) and r == "in_out" else a for a, r in _with_roles(problem, arguments)]
+    made = answers.as_outputs(call(*copies), problem.outputs(workload), answers.named(problem, copies))
+    reference = answers.reference_of(problem, workload, arguments)
+    rival = next((b for b in problem.baselines if not b.compiles and b.unavailable(workload) is None), None)
+    held = answers.hold(
+        problem,
+        variant,
+        workload,
+        made,
+        reference,
+        arguments,
+        family=family,
+        baseline=partial(answers.call, problem, workload, rival, arguments),
+    )
+    return {"family": family, "worst": answers.worst(held), "wrong": answers.wrong(held)}
+
+
+def _with_roles(problem: Problem, arguments: Sequence[Any]) -> list[tuple[Any, str]]:
+    return list(zip(arguments, (a.role for a in problem.arguments if a.role != "out"), strict=True))
+
+
+def every(order: Json) -> list[Workload]:
+    return [workload_of(w) for w in order["workloads"]]
+
+
+def kinds(problem: Problem, workload: Workload) -> list[str]:
+    """As the judge: everything on what is checked, two kinds at timed sizes."""
+    known = list(families(problem))
+    return known if workload.role != "time" else [f for f in ("given", "mixed") if f in known]
+
+
+def wrong(found: Mapping[str, Json]) -> list[str]:
+    """A sentence for each workload that does not hold."""
+    return [
+        f"{name}, {case['family']} inputs: {case['wrong']}"
+        for name, row in found["workloads"].items()
+        for case in row.get("cases", ())
+        if case["wrong"]
+    ]
