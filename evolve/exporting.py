@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from evolve.errors import MachineryError, UsageError
 from evolve.export import package, table, trial, winners
 from evolve.export.package import Written
 from evolve.export.signature import shown
-from evolve.judge.backends import gpu_present
 from evolve.judge.gpu.facts import workload_to
 from evolve.problem import Problem, Variant
 from evolve.types import Json, Workload
@@ -72,8 +71,6 @@ def export(order: Order) -> Report:
         provenance = _provenance(chosen, config, written)
         dispatch = {**table.empty(name, written.signature, list(kernels)), "rows": _drafts(written, chosen)}
         package.write(draft, written, dispatch, provenance)
-        if gpu_present():
-            raise NotImplementedError
         tried = _tried(draft, written, [])
         _held(tried)
         provenance["trial"] = {k: v for k, v in tried.items() if k != "state"}
@@ -98,7 +95,7 @@ def _unverified(chosen: winners.Winners, to: Path) -> tuple[str, ...]:
     modelled = any(w.evaluation.modelled for w in chosen.found)
     times = "Its times are a model's, not measured ones. " if modelled else ""
     return (
-        f"{times}No GPU answers here, so nothing was verified: every row of dispatch.json is \"baseline\" and the "
+        f'{times}No GPU answers here, so nothing was verified: every row of dispatch.json is "baseline" and the '
         f"library runs, until `evolve refresh {to}` on a GPU.",
     )
 
@@ -123,7 +120,9 @@ def _provenance(chosen: winners.Winners, config: RunConfig, written: Written) ->
 
 def _versions(environment: Mapping[str, Json]) -> dict[str, Json]:
     """Of the run's environment what is no secret of its machine: not the calibration's samples, not the run's seeds."""
-    return {k: environment[k] for k in ("python", "system", "versions", "backend", "target", "device") if k in environment}
+    return {
+        k: environment[k] for k in ("python", "system", "versions", "backend", "target", "device") if k in environment
+    }
 
 
 def _own(workload: Workload) -> dict[str, Json]:
@@ -132,7 +131,6 @@ def _own(workload: Workload) -> dict[str, Json]:
 
 def _drafts(written: Written, chosen: winners.Winners) -> list[dict[str, Json]]:
     """Rows that wait to be verified, under the device that the candidates were judged for."""
-    device = str(chosen.meta.get("device") or "unknown")
     triton = str((chosen.environment.get("versions") or {}).get("triton") or "unknown")
     signature, rows = written.signature, []
     timed = written.problem.of_role("time", written.variant)
@@ -142,7 +140,7 @@ def _drafts(written: Written, chosen: winners.Winners) -> list[dict[str, Json]]:
                 table.row(
                     signature,
                     shown(written.problem, workload),
-                    device=device,
+                    device=str((winner.evaluation.evidence.get("environment") or {}).get("device") or "unknown"),
                     triton=".".join(triton.split(".")[:2]),
                     kernels=module,
                     tried=winners.parameters(winner.evaluation, workload, written.problem, written.variant),
@@ -152,7 +150,7 @@ def _drafts(written: Written, chosen: winners.Winners) -> list[dict[str, Json]]:
     return rows
 
 
-# --- The trial ----------------------------------------------------------------------------------------------------------
+# --- The trial --------------------------------------------------------------------------------------------------------
 
 
 def _tried(draft: Path, written: Written, candidates: Sequence[Mapping[str, Json]]) -> dict[str, Json]:
@@ -173,7 +171,9 @@ def _tried(draft: Path, written: Written, candidates: Sequence[Mapping[str, Json
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
-        raise MachineryError(f"the package's trial took longer than {TRIAL_SECONDS:g} s; nothing is exported.") from error
+        raise MachineryError(
+            f"the package's trial took longer than {TRIAL_SECONDS:g} s; nothing is exported."
+        ) from error
     found = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else {}
     if done.returncode or found.get("state") != "done":
         raise MachineryError(f"the package does not survive its trial, so nothing is exported: {_tail(done.stderr)}")
@@ -186,7 +186,7 @@ def _tail(text: str) -> str:
 
 
 def _workloads(problem: Problem, variant: Variant) -> list[Workload]:
-    return [w for role in ("check", "held_out", "time") for w in problem.of_role(role, variant)]  # type: ignore[arg-type]
+    return [w for role in ("check", "held_out", "time") for w in problem.of_role(role, variant)]
 
 
 def _held(found: Mapping[str, Json]) -> None:
@@ -194,7 +194,3 @@ def _held(found: Mapping[str, Json]) -> None:
 
     if sentences := wrong(found):
         raise UsageError(f"The export does not hold, and is refused: {'; '.join(sentences)}")
-
-
-def refresh(folder: Path) -> Report:
-    raise NotImplementedError

@@ -12,7 +12,20 @@ PACKAGE = Path(__file__).parent.parent / "evolve"
 NOUNS = {"types", "errors", "seams", "sentences", "syntax", "__version__"}  # everyone may
 RECORD = {"journal", "lineage", "experiments", "runs", "packing"}
 # These may import everything.
-EDGE = {"wiring", "runner", "session", "judging", "checking", "benching", "tuned", "newproblem", "interop", "cli", "__main__", "exporting"}
+EDGE = {
+    "wiring",
+    "runner",
+    "session",
+    "judging",
+    "checking",
+    "benching",
+    "tuned",
+    "newproblem",
+    "interop",
+    "cli",
+    "__main__",
+    "exporting",
+}
 # Who may import whom, beside NOUNS and its own room.
 MAY: dict[str, set[str]] = {
     **{

@@ -22,6 +22,7 @@ from evolve.problem import Norm, Problem, Variant
 from evolve.types import Json
 
 VERSION = "0.1.0"
+HEADER = "| workload | runs | µs | library µs | ratio [95 %] | eager µs | library eager µs |"
 PLAIN_FILES = ("_dispatch.py", "_replay.py", "_table.py", "bench.py")
 GRADIENT = "Gradients are computed by the backward that the problem defines, from the library's operations."
 NO_GRADIENT = "Where a gradient is needed the library runs instead of the kernel, forward and backward."
@@ -168,8 +169,8 @@ def measured(rows: Sequence[Mapping[str, Json]]) -> str:
         )
     lines = []
     for device, triton in dict.fromkeys(table.pair(row) for row in known):
-        lines += [f"**{device}, Triton {triton}**; ratio is the library's time over the function's, in a CUDA graph.", ""]
-        lines += ["| workload | runs | µs | library µs | ratio [95 %] | eager µs | library eager µs |", "|---|" + "---:|" * 6]
+        said = "ratio is the library's time over the function's, in a CUDA graph."
+        lines += [f"**{device}, Triton {triton}**; {said}", "", HEADER, "|---|" + "---:|" * 6]
         lines += [_line(row) for row in known if table.pair(row) == (device, triton)] + [""]
     return "\n".join(lines).rstrip()
 

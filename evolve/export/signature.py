@@ -2,8 +2,8 @@
 
 A problem makes inputs from sizes; a package gets tensors. The way back is found by looking at all workloads at once:
 two dimensions that are equal in every one of them are one size, and must be equal in a call; a size that divides
-another in every one of them must divide it; a size that was only ever a power of two is taken at the seen values only.
-Relations that hold by chance cost nothing but a call of the library. Nothing is computed: the inputs are made on "meta".
+another in every one of them must divide it; a size that was only ever a power of two is taken at seen values only.
+Relations that hold by chance cost nothing but a call of the library. Nothing is computed: inputs are made on "meta".
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The library's call out of a problem's file, as source that needs torch and not evolve.
 
-A problem's file imports evolve, a package must not. So what `library=` (and `gradient=`) name in `Problem(...)` is taken
-out with everything that it uses of the file: functions, constants, imports. It is read, never run. What is written with
-evolve's own nouns cannot be taken out, and is refused by name.
+A problem's file imports evolve, a package must not. So what `library=` (and `gradient=`) name in `Problem(...)` is
+taken out with everything that it uses of the file: functions, constants, imports. It is read, never run. What is
+written with evolve's own nouns cannot be taken out, and is refused by name.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ def empty(name: str, signature: Signature, kernels: Sequence[str]) -> dict[str, 
     return {
         "schema": SCHEMA,
         "name": name,
+        "variant": signature.variant.name,
         "kernels": list(kernels),
         "call": signature.spec(),
         "alignment": ALIGNMENT,
@@ -66,7 +67,8 @@ def decided(draft: Mapping[str, Json], measured: Mapping[str, Json]) -> dict[str
     figures = f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] × the library"
     why = f"{figures} on this device" if faster else f"not faster: {figures}"
     if faster and not worth:
-        why += f"; outside of a CUDA graph the library is ({eager['kernel_us']:.1f} against {eager['library_us']:.1f} µs)"
+        times = f"{eager['kernel_us']:.1f} against {eager['library_us']:.1f} µs"
+        why += f"; outside of a CUDA graph the library runs, for the launch is not worth it ({times})"
     return {
         **draft,
         "parameters": dict(draft["tried"]) if faster else BASELINE,

@@ -9,6 +9,7 @@ outside. Without a GPU it checks what the library answers. It decides nothing: i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.abc
 import json
@@ -33,10 +34,8 @@ def as_a_user(order: Json) -> dict[str, Json]:
     sys.path[:] = [order["parent"], *(p for p in sys.path if p and Path(p).resolve() != HERE)]
     import torch  # noqa: F401  beyond these two is what is measured
 
-    try:
+    with contextlib.suppress(ImportError):
         import triton  # noqa: F401
-    except ImportError:
-        pass
     guard = NothingOfEvolve()
     sys.meta_path.insert(0, guard)
     began = time.perf_counter()

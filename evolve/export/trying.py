@@ -12,6 +12,7 @@ import torch
 
 from evolve.judge.gpu import answers
 from evolve.judge.gpu.facts import workload_of
+from evolve.judge.gpu.place import as_outputs
 from evolve.judge.inputs import families
 from evolve.problem import Problem, Variant, load_problem
 from evolve.types import Workload
@@ -29,10 +30,6 @@ def run(order: Json, found: dict[str, Json], save: Callable[[], Any]) -> None:
     save()
     if not torch.cuda.is_available():
         _without_gpu(order, found, problem, variant, module)
-    else:
-        from evolve.export.trying_gpu import on_gpu
-
-        on_gpu(order, found, problem, variant, module, save)
     found["state"] = "done"
     save()
 
@@ -53,8 +50,9 @@ def checked(
     problem: Problem, variant: Variant, workload: Workload, call: Call, arguments: Sequence[Any], family: str
 ) -> dict[str, Json]:
     """One call's answer held against the reference, as the judge holds it."""
-    copies = [a.clone() if isinstance(a, torch.Tensor) and r == "in_out" else a for a, r in _with_roles(problem, arguments)]
-    made = answers.as_outputs(call(*copies), problem.outputs(workload), answers.named(problem, copies))
+    roles = [a.role for a in problem.arguments if a.role != "out"]
+    copies = [a.clone() if r == "in_out" else a for a, r in zip(arguments, roles, strict=True)]
+    made = as_outputs(call(*copies), problem.outputs(workload), answers.named(problem, copies))
     reference = answers.reference_of(problem, workload, arguments)
     rival = next((b for b in problem.baselines if not b.compiles and b.unavailable(workload) is None), None)
     held = answers.hold(
@@ -68,10 +66,6 @@ def checked(
         baseline=partial(answers.call, problem, workload, rival, arguments),
     )
     return {"family": family, "worst": answers.worst(held), "wrong": answers.wrong(held)}
-
-
-def _with_roles(problem: Problem, arguments: Sequence[Any]) -> list[tuple[Any, str]]:
-    return list(zip(arguments, (a.role for a in problem.arguments if a.role != "out"), strict=True))
 
 
 def every(order: Json) -> list[Workload]:

@@ -43,9 +43,7 @@ def of_run(targets: Sequence[str], runs: Path) -> Winners:
     with closing(Journal.open(first.folder)) as journal:
         ids = dict.fromkeys(journal.resolve(s) for s in selectors)
         found = tuple(_winner(journal, each) for each in ids)
-        return Winners(
-            folder=first.folder, meta=dict(journal.meta), environment=dict(journal.environment), found=found
-        )
+        return Winners(folder=first.folder, meta=dict(journal.meta), environment=dict(journal.environment), found=found)
 
 
 def _selector(text: str, folder: Path, runs: Path) -> str:
@@ -92,7 +90,7 @@ def parameters(evaluation: Evaluation, workload: Workload, problem: Problem, var
     known = evaluation.parameters
     if workload.name in known:
         return dict(known[workload.name])
-    timed = [w for role in ("time", "held_out") for w in problem.of_role(role, variant)]  # type: ignore[arg-type]
+    timed = [w for role in ("time", "held_out") for w in problem.of_role(role, variant)]
     return dict(nearest([(w.params, known[w.name]) for w in timed if w.name in known], workload.params))
 
 

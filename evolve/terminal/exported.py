@@ -1,4 +1,4 @@
-"""What `evolve export` and `evolve refresh` did: the rows of the table, and what is to be known before one relies on it."""
+"""What `evolve export` and `evolve refresh` did: the rows of the table, and what to know before one relies on it."""
 
 from __future__ import annotations
 

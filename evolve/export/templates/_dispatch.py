@@ -249,9 +249,7 @@ def shapes_of(arguments):
             torch._check(first == size)
     if any(isinstance(n, str) and n not in sizes for o in found for n in o["shape"]):
         return None
-    return [
-        ([sizes[n] if isinstance(n, str) else n for n in o["shape"]], getattr(torch, o["dtype"])) for o in found
-    ]
+    return [([sizes[n] if isinstance(n, str) else n for n in o["shape"]], getattr(torch, o["dtype"])) for o in found]
 
 
 def _fake(*arguments):

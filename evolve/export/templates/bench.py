@@ -108,7 +108,8 @@ def main():
     rows = [r for r in dispatch.TABLE.rows if (r["device"], r["triton"]) == here]
     if not rows:
         raise SystemExit(f"dispatch.json has no row for {here[0]} with Triton {here[1]}: `evolve refresh {HERE}`.")
-    found = [compare(dispatch, function, r) for r in rows if not options.workloads or r["workload"] in options.workloads]
+    wanted = [r for r in rows if not options.workloads or r["workload"] in options.workloads]
+    found = [compare(dispatch, function, row) for row in wanted]
     if options.json:
         print(json.dumps({"device": here[0], "triton": here[1], "torch": torch.__version__, "rows": found}))
         return

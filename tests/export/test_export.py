@@ -1,0 +1,116 @@
+"""`evolve export` on a machine without a GPU: what is written, what is said, what is refused."""
+
+import json
+import shutil
+
+import pytest
+
+from evolve import exporting
+from evolve.errors import MachineryError, UsageError
+from evolve.export import package as writing
+from evolve.types import Verdict
+
+from .conftest import PROBLEMS, fresh, make_run
+
+LISTED = ("__init__.py", "kernels.py", "dispatch.json", "provenance.json", "problem.py")
+LISTED += ("test_fast_matmul.py", "bench.py", "README.md", "pyproject.toml")
+
+
+def test_the_folder_is_as_promised(package):
+    assert not [name for name in LISTED if not (package.folder / name).is_file()]
+    assert sorted(p.name for p in package.folder.parent.iterdir()) == ["fast_matmul", "runs"]
+    assert package.import_seconds < 0.2
+
+
+def test_modelled_times_are_called_so_everywhere(package):
+    table = json.loads((package.folder / "dispatch.json").read_text())
+    assert {row["parameters"] for row in table["rows"]} == {"baseline"}
+    assert not any(row["verified"] for row in table["rows"])
+    assert json.loads((package.folder / "provenance.json").read_text())["times"].startswith("modelled")
+    assert "a model's" in (package.folder / "README.md").read_text()
+    assert any("a model's" in s and "evolve refresh" in s for s in package.sentences)
+
+
+def test_it_carries_evidence_and_no_secrets(package):
+    text = (package.folder / "provenance.json").read_text()
+    found = json.loads(text)["candidates"]["kernels"]
+    assert found["certificate"] == [{"op": "tt.dot"}]
+    assert found["lineage"][0]["id"] == found["candidate"]
+    assert {m["ratio"][0] for m in found["measurements"]} == {1.5}
+    assert "not to be shown" not in text
+    assert "/" not in json.dumps(json.loads(text)["environment"])
+
+
+def test_it_needs_nothing_of_evolve(package):
+    code = "import sys, fast_matmul; print([m for m in sys.modules if m.startswith(('evolve', 'triton'))])"
+    assert fresh(code, package.folder.parent).strip() == "[]"  # triton comes with the first kernel
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(said, *targets, **more):
+    with pytest.raises(UsageError, match=said):
+        exporting.export(exporting.Order(targets=targets, **more))
+
+
+def test_refusals_say_what_to_do_and_leave_nothing(runs):
+    run = make_run(runs, "matmul", variant="fp16")
+    (runs / "taken").mkdir()
+    refused("exists already", "matmul", to=runs / "taken")
+    refused("no folder", "matmul", to=runs / "no" / "where")
+    refused("expected a lower-case Python name", "matmul", name="Fast-Matmul")
+    refused("names something else", "matmul", name="torch")
+    shutil.move(run, runs / "runs" / "old")
+    make_run(runs, "matmul", variant="fp16", verdict=Verdict.INCORRECT)
+    refused("only what PASSED", "matmul:0")
+    refused("of one run", "old", "matmul:0")
+    assert sorted(p.name for p in runs.iterdir()) == ["runs", "taken"]
+
+
+def test_another_problem_file_than_was_judged_is_refused(runs, monkeypatch):
+    make_run(runs, "matmul", variant="fp16")
+    monkeypatch.setattr(exporting.wiring, "problem", lambda config: _changed(config))
+    refused("has changed since", "matmul")
+
+
+def _changed(config):
+    from dataclasses import replace
+
+    from evolve.problem import load_problem
+
+    return replace(load_problem(config.problem), digest="0123")
+
+
+def test_a_package_that_fails_its_trial_is_not_exported(runs, monkeypatch):
+    make_run(runs, "matmul", variant="fp16")
+    own = writing._template
+    broken = "raise RuntimeError('broken on purpose')\n"
+    monkeypatch.setattr(writing, "_template", lambda n: broken if n == "_table.py" else own(n))
+    with pytest.raises(MachineryError, match="broken on purpose"):
+        exporting.export(exporting.Order(targets=("matmul",)))
+    assert sorted(p.name for p in runs.iterdir()) == ["runs"]
+
+
+def test_a_library_that_answers_wrongly_is_refused(runs, monkeypatch):
+    make_run(runs, "matmul", variant="fp16")
+    monkeypatch.setattr(writing, "library_source", lambda path: _zeros())
+    refused("does not hold", "matmul")
+
+
+def _zeros():
+    from evolve.export.source import Taken
+
+    return Taken(text="import torch\n\ndef library(a, b):\n    return torch.matmul(a, b) * 0\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_shipped_problem_exports(name, runs):
+    make_run(runs, name)
+    report = exporting.export(exporting.Order(targets=(name,)))
+    assert (report.folder / "kernels.py").is_file()
+    assert all(not case["wrong"] for row in report.trial["workloads"].values() for case in row["cases"])
