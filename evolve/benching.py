@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from evolve import judging, wiring
@@ -18,6 +18,7 @@ from evolve.benching_rows import FAILED, STATUS, gates, geomeans, outcome, row_o
 from evolve.errors import UsageError
 from evolve.exported import module_in
 from evolve.judge import contest
+from evolve.judge.backends import Opened
 from evolve.judge.backends.cpu import CpuDevice
 from evolve.judge.contest import Arena, Contest, Field
 from evolve.judge.gpu.device import GpuDevice
@@ -26,7 +27,7 @@ from evolve.judge.roofline import with_ceilings
 from evolve.judge.stages import Ready, Ruling
 from evolve.loop import seeds_of
 from evolve.problem import Problem
-from evolve.types import NOTHING, Candidate, Evaluation, Job, Json
+from evolve.types import Candidate, Evaluation, Job, Json, Workload
 
 SCHEMA = 1
 SEED = "seed"
@@ -45,7 +46,7 @@ class Order:
     against: tuple[str, ...] = ()  # names, or words of names; empty: all there are, and the seed
     fail_under: float | None = None
     min_roofline: float | None = None
-    tune: bool = False
+    tune: float | None = None  # seconds that a file's parameters may be searched for; None: it runs at its defaults
     seconds: float = contest.SECONDS  # of samples, a workload
     compiles: bool = True  # whether baselines that compile at their first call take part
 
@@ -66,11 +67,26 @@ class Result:
 
 def bench(order: Order, each: Told = lambda row: None) -> Result:
     """`each` gets every workload's row as it comes."""
+    with bench_of(order) as made:
+        if not made.evaluation.passed:
+            return Result(candidate=made.candidate, evaluation=made.evaluation, device=made.device)
+        contests = []
+        for found in made.contests():
+            contests.append(found)
+            each(row_of(found, made.names))
+        data = made.data(contests)
+        return Result(candidate=made.candidate, evaluation=made.evaluation, device=made.device, data=data)
+
+
+@contextmanager
+def bench_of(order: Order) -> Iterator[Bench]:
+    """A judge that stands ready and has ruled on the candidate; what it passed can be compared, more than once."""
     asked = judging.wanted(_as_judged(order))
     problem = judging.narrowed(wiring.problem(asked.config), order.workloads)
-    variant = wiring.variant(asked.config, problem)
     names, with_seed = chosen(problem, order.against)
-    config = replace(asked.config, tuner=replace(asked.config.tuner, enabled=order.tune and not asked.chosen))
+    tuner = asked.config.tuner
+    tuner = replace(tuner, enabled=order.tune is not None and not asked.chosen, seconds=order.tune or tuner.seconds)
+    config = replace(asked.config, tuner=tuner)
     seed = judging.plain_seed(config, problem)
     job = replace(_fresh(asked.job), parameters=asked.chosen)
     opened = wiring.open_backend(config, problem, seed or job.candidate.source, calibration=asked.calibration)
@@ -79,28 +95,90 @@ def bench(order: Order, each: Told = lambda row: None) -> Result:
         if not isinstance(pipeline, Pipeline):
             raise UsageError(f'backend "{config.backend}" keeps no built kernels to compare; use gpu, cpu or auto.')
         evaluation = pipeline.evaluate(job)
-        result = Result(candidate=job.candidate, evaluation=evaluation, device=opened.device)
-        if not evaluation.passed:
-            return result
-        job = replace(job, parameters=evaluation.parameters)
-        entered = _field(pipeline, job, seed if with_seed else None, names)
-        contests, too_large = _contests(pipeline, entered, problem, order, lambda c: each(row_of(c, names)))
-    about = {
-        "schema": SCHEMA,
-        "candidate": job.candidate.id,
-        "target": order.target,
-        "problem": problem.name,
-        "variant": variant.name,
-        "device": opened.device,
-        "environment": _environment(opened.calibration, opened.environment),
-        "warnings": list(opened.warnings),
-        "too_large": dict(too_large),
-    }
-    rows = [row_of(c, names) for c in contests]
-    rivals = [*names, SEED] if SEED in order.against else names
-    limits = gates(contests, rivals, fail_under=order.fail_under, min_roofline=order.min_roofline)
-    data = {"workloads": rows, "geomean": geomeans(contests, names), "gates": limits, "outcome": outcome(limits)}
-    return replace(result, data={**about, **data})
+        made = Bench(order=order, problem=problem, names=names, opened=opened, pipeline=pipeline, evaluation=evaluation)
+        made.candidate = job.candidate
+        if evaluation.passed:
+            made.entered = _field(pipeline, replace(job, parameters=evaluation.parameters), seed, with_seed, names)
+        with closing(made):
+            yield made
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """An order as far as it has come. `names` are the baselines that take part."""
+
+    order: Order
+    problem: Problem
+    names: Sequence[str]
+    opened: Opened
+    pipeline: Pipeline
+    evaluation: Evaluation
+    candidate: Candidate = field(init=False)
+    entered: Field = field(init=False)
+    too_large: dict[str, str] = field(default_factory=dict)
+    arena: Arena | None = None
+
+    @property
+    def device(self) -> str:
+        return self.opened.device
+
+    @property
+    def workloads(self) -> tuple[Workload, ...]:
+        return self.problem.of_role("time", self.pipeline.variant)
+
+    def contests(
+        self, workloads: Sequence[Workload] | None = None, *, compiles: bool | None = None
+    ) -> Iterator[Contest]:
+        """Side by side on these workloads, or on all that are timed."""
+        wanted = self.workloads if workloads is None else workloads
+        device = self.pipeline.device
+        if isinstance(device, CpuDevice):
+            yield from contest.modelled(device, self.entered, wanted)
+            return
+        assert isinstance(device, GpuDevice)
+        arena = self._arena(device)
+        arena.compiles = self.order.compiles if compiles is None else compiles
+        yield from arena.contests(self.entered, wanted)
+        self.too_large |= arena.too_large
+
+    def _arena(self, device: GpuDevice) -> Arena:
+        """One for all comparisons: what is compiled stays compiled in its process."""
+        if self.arena is None:
+            self.arena = Arena(
+                problem=self.problem,
+                variant=self.pipeline.variant,
+                target=with_ceilings(device.target, device.calibration["ceilings"]),
+                pool=device.pool,
+                gpu=device.gpu,
+                seconds=self.order.seconds,
+            )
+        return self.arena
+
+    def close(self) -> None:
+        if self.arena is not None:
+            self.arena.close()
+
+    def data(self, contests: Sequence[Contest]) -> dict[str, Json]:
+        """All of it, as `--json` prints it."""
+        order, names = self.order, self.names
+        rivals = [*names, SEED] if SEED in order.against else names
+        limits = gates(contests, rivals, fail_under=order.fail_under, min_roofline=order.min_roofline)
+        return {
+            "schema": SCHEMA,
+            "candidate": self.candidate.id,
+            "target": order.target,
+            "problem": self.problem.name,
+            "variant": self.pipeline.variant.name,
+            "tuned": order.tune is not None,
+            "device": self.device,
+            "environment": _environment(self.opened.calibration, self.opened.environment),
+            "warnings": list(self.opened.warnings),
+            "too_large": dict(self.too_large),
+            "workloads": [row_of(c, names) for c in contests],
+            "geomean": geomeans(contests, names),
+            "gates": limits,
+            "outcome": outcome(limits),
+        }
 
 
 def _as_judged(order: Order) -> judging.Order:
@@ -145,10 +223,12 @@ def chosen(problem: Problem, against: Sequence[str]) -> tuple[list[str], bool]:
 # --- Who takes part -------------------------------------------------------------------------------------------------
 
 
-def _field(pipeline: Pipeline, job: Job, seed: str | None, names: Sequence[str]) -> Field:
+def _field(pipeline: Pipeline, job: Job, seed: str | None, with_seed: bool, names: Sequence[str]) -> Field:
     ready = pipeline.prepare(job, Record())
-    if seed is None:
+    if not with_seed:
         return Field(ready=ready, rivals={}, baselines=names)
+    if seed is None:
+        return Field(ready=ready, rivals={}, baselines=names, absent={SEED: "the problem has no seed beside it"})
     if seed == job.candidate.source and all(p == ready.screened.defaults for p in ready.parameters.values()):
         return Field(ready=ready, rivals={}, baselines=names, absent={SEED: "it is the candidate itself"})
     rival, why_not = _seed(pipeline, seed)
@@ -168,33 +248,6 @@ def _seed(pipeline: Pipeline, source: str) -> tuple[Ready | None, str]:
     except Ruling as ruling:
         return None, f"{ruling.verdict} in {ruling.stage}: {ruling.feedback}"
     return ready, ""
-
-
-def _contests(
-    pipeline: Pipeline, entered: Field, problem: Problem, order: Order, each: Callable[[Contest], None]
-) -> tuple[list[Contest], Mapping[str, str]]:
-    workloads = problem.of_role("time", pipeline.variant)
-    device = pipeline.device
-    if isinstance(device, CpuDevice):
-        return list(_told(contest.modelled(device, entered, workloads), each)), NOTHING
-    assert isinstance(device, GpuDevice)
-    arena = Arena(
-        problem=problem,
-        variant=pipeline.variant,
-        target=with_ceilings(device.target, device.calibration["ceilings"]),
-        pool=device.pool,
-        gpu=device.gpu,
-        seconds=order.seconds,
-        compiles=order.compiles,
-    )
-    with closing(arena):
-        return list(_told(arena.contests(entered, workloads), each)), arena.too_large
-
-
-def _told(contests: Iterator[Contest], each: Callable[[Contest], None]) -> Iterator[Contest]:
-    for found in contests:
-        each(found)
-        yield found
 
 
 def _environment(calibration: Mapping[str, Json], opened: Mapping[str, Json]) -> dict[str, Json]:

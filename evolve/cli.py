@@ -196,7 +196,9 @@ def bench(
     min_roofline: Annotated[
         float | None, typer.Option(help="Fail if a share of the roofline lies below with its whole interval.")
     ] = None,
-    tune: Annotated[bool, typer.Option("--tune", help="Tune a FILE's parameters first.")] = False,
+    tune: Annotated[
+        float | None, typer.Option(help="Search a FILE's parameters for so long first.", metavar="SECONDS")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Of samples, at most, a workload.")] = 10.0,
     compiled: Annotated[bool, typer.Option(help="With baselines that compile first, or without.")] = True,
     picture: Annotated[Path | None, typer.Option(help="Draw it, too.", metavar="FILE.svg")] = None,

@@ -84,7 +84,7 @@ def ceilings_for_target(calibration: Mapping[str, Any]) -> dict[str, Any]:
     """The figures that `targets.calibrated` takes. Rates of the CUDA cores stay the data sheet's: the model reads the
     clock off them, and what a library's product reaches says little about that."""
     measured = calibration["ceilings"]
-    rates = {k: v for k, v in measured["tflops"].items() if k in ("bfloat16", "float16", "tf32")}
+    rates = {k: v for k, v in measured["tflops"].items() if k not in ("float32", "float64")}
     kept = {k: measured[k] for k in ("memory_gbs", "l2_gbs", "launch_us") if measured.get(k)}
     return {**kept, "tflops": rates}
 

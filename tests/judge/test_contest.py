@@ -156,3 +156,22 @@ def test_the_roof_takes_measured_ceilings_and_the_contract_s_rate(problem):
     assert (found.gbs, found.tflops) == (4300.0, 50.0)
     assert found.us == pytest.approx(max(3 * 64 * 64 * 4 / 4300e3, 2 * 64**3 / 50e6))
     assert found.us < roof(problem, variant, square, replace(measured, memory_gbs=1.0)).us
+
+
+def test_a_problem_is_examined_beside_the_gpu_too(problem, monkeypatch):
+    from types import SimpleNamespace
+
+    from evolve import checking
+    from evolve.judge.gpu.pool import WorkerFault
+
+    made, _ = arena(problem, monkeypatch)
+    device = SimpleNamespace(pool=made.pool, gpu=made.gpu, variant=made.variant)
+    found = list(checking._on_gpu(device))
+    assert [f.what for f in found] == ["workloads, on the GPU"]  # the fake device is a CPU, and nothing is interpreted
+
+    def lost(order, seconds):
+        raise WorkerFault("died", "killed")
+
+    monkeypatch.setattr(gpu_fakes.Local, "ask", lambda self, order, seconds: lost(order, seconds))
+    monkeypatch.setattr(gpu_fakes.Local, "__init__", lambda self, opening: None)
+    assert [(f.state, "killed" in f.sentence) for f in checking._on_gpu(device)] == [("wrong", True)]

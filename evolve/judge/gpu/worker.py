@@ -11,11 +11,13 @@ import random
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
 
+from evolve.judge.fitness import examine
 from evolve.judge.gpu import answers, ceilings
 from evolve.judge.gpu.checking import Case, Checking, scrub
 from evolve.judge.gpu.clock import Phases
@@ -89,6 +91,7 @@ class Worker:
             "probe": self._probe,
             "baseline": self._baseline,
             "ceilings": self._ceilings,
+            "examine": self._examine,
         }
         self._limits.update(order.get("limits", {}))
         return deeds[str(order["op"])](order)
@@ -345,3 +348,9 @@ class Worker:
     def _ceilings(self, order: Order) -> dict[str, Any]:
         with self._phases()("ceilings"):
             return {"ceilings": ceilings.measure(self.engine), **surroundings(self.engine)}
+
+    def _examine(self, order: Order) -> dict[str, Any]:
+        """Is the problem fit for use, on this device and at the sizes that candidates are checked at."""
+        with self._phases()("examine"):
+            variant = self.problem.variant(order["variant"])
+            return {"findings": [asdict(f) for f in examine(self.problem, variant, device=self.engine.device)]}
