@@ -31,6 +31,9 @@ from evolve.types import Attempt, Confirmed, Event, Judged, Noted
 
 Result = TypeVar("Result")
 INTERRUPTED = "interrupted"
+# Candidates beside those that wait for a reply. A GPU is kept busy by three; with all of 16 cores' worth in flight a
+# generation took over two minutes (H200, tuned matmul), and what was learned came too late to be bred from.
+JUDGED_AT_ONCE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +72,17 @@ def search(journal: Journal, wanted: Wanted, bench: wiring.Bench, secret: str) -
         secret=secret,
         next_step=journal.last_step() + 1,
         replies=config.concurrency.replies,
-        in_flight=config.concurrency.steps or config.concurrency.replies + bench.width,
+        in_flight=in_flight(config, bench.width),
         watch=(view, _BestFile(journal, parts.population)),
     )
     why = _until_done(searching, journal, view, parts.council)
     interrupted, best = why == INTERRUPTED, parts.population.best
     summary(wanted.console, journal, best, why, go_on=go_on(config, journal.folder) if interrupted else None)
     return 130 if interrupted else 0 if best else 1
+
+
+def in_flight(config: RunConfig, width: int) -> int:
+    return config.concurrency.steps or config.concurrency.replies + min(width, JUDGED_AT_ONCE)
 
 
 def _until_done(search: Search, journal: Journal, view: LiveView, council: Council) -> str:

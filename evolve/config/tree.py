@@ -151,7 +151,7 @@ class BudgetConfig:
 class ConcurrencyConfig:
     replies: Count = 8  # calls to members at once
     cpu: Count | None = None  # processes that lower and build; None: one a core
-    steps: Count | None = None  # steps at once; None: replies + cpu. 1 makes a run repeatable to the event
+    steps: Count | None = None  # steps at once; None: replies + cpu, at most 4 of it. 1 makes a run repeatable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

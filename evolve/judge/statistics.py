@@ -21,7 +21,8 @@ LOOKS = (12, 24, 48, 96, 192)
 ALPHA = 0.05
 HOPELESS_BLOCKS = 2  # enough to see that a kernel has not half the speed
 EARLY_BLOCKS = 5  # enough to see that it is clearly slower
-HALF_WIDTH = 0.005  # closer than this nobody needs to know
+HALF_WIDTH = 0.005  # of a score: closer than this nobody needs to know
+WIDEST = 0.01  # of one workload, however many of them make the score
 LEAST_GAIN = 0.01
 CLEARLY_SLOWER = 0.03  # after EARLY_BLOCKS, every single one of them
 MOST_DISCARDED = 0.2
@@ -110,8 +111,19 @@ def margin(*, aa_spread: float, sigma: float, configurations: int, blocks: int) 
     return max(LEAST_GAIN, 2 * aa_spread, luck)
 
 
+def enough(workloads: int) -> float:
+    """The half-width of each workload's interval at which the score's is `HALF_WIDTH`: the noises of equally weighted
+    workloads are independent, so that four of them at 1 % make a score at half of that."""
+    return min(WIDEST, HALF_WIDTH * math.sqrt(workloads))
+
+
 def decide(
-    baseline: Sequence[float], incumbent: Sequence[float] | None, *, aa_spread: float, configurations: int
+    baseline: Sequence[float],
+    incumbent: Sequence[float] | None,
+    *,
+    aa_spread: float,
+    configurations: int,
+    half_width: float = HALF_WIDTH,
 ) -> Decision:
     """After each look. Without an incumbent only the precision of the score is asked for."""
     rival = baseline if incumbent is None else incumbent
@@ -124,9 +136,9 @@ def decide(
     needed = margin(aa_spread=aa_spread, sigma=spread(rival), configurations=configurations, blocks=blocks)
     call = _call(own, needed) if incumbent is not None else "open"
     width = max(own.half_width, interval(baseline).half_width)
-    if width <= HALF_WIDTH:
+    if width <= half_width:
         return Decision(call=_settled(call), stop=True, why=f"half-width {width:.2%} at {blocks} blocks")
-    if call != "open" and width <= 2 * HALF_WIDTH:
+    if call != "open" and width <= WIDEST:
         return Decision(call=call, stop=True, why=f"decided at {blocks} blocks, half-width {width:.2%}")
     if blocks >= LOOKS[-1]:
         return Decision(call=_settled(call), stop=True, why=f"no more than {blocks} blocks, half-width {width:.2%}")

@@ -134,12 +134,15 @@ class Timer:
         configurations: int,
         secret: bytes,
         foreigners: Sequence[str] = (),
+        half_width: float = statistics.HALF_WIDTH,
     ) -> Result:
         timed = []
         for workload in workloads:
             order = self._order(workload, lowered, built, rival, secret)
             timed.append(
-                session.attempt(partial(self._sample, workload, order, configurations), stage=STAGE, workload=workload)
+                session.attempt(
+                    partial(self._sample, workload, order, configurations, half_width), stage=STAGE, workload=workload
+                )
             )
             self._possible(timed[-1])
         measurements = tuple(self._measurement(t, parameters.get(t.workload.name, {})) for t in timed)
@@ -175,7 +178,9 @@ class Timer:
             "limits": {"candidate": candidate_seconds(baseline, 8 * baseline.calls), "other": OTHER_SECONDS},
         }
 
-    def _sample(self, workload: Workload, order: Mapping[str, Any], configurations: int, worker: Asked) -> Timed:
+    def _sample(
+        self, workload: Workload, order: Mapping[str, Any], configurations: int, half_width: float, worker: Asked
+    ) -> Timed:
         timed = Timed(workload=workload, baseline=self.baselines[workload.name])
         with self.quiet():
             timed.opened = worker.ask(order, seconds=OTHER_SECONDS)
@@ -187,6 +192,7 @@ class Timer:
                     timed.logs("I") if timed.has_incumbent else None,
                     aa_spread=self.aa_spread.get(workload.name, 0.0),
                     configurations=configurations,
+                    half_width=half_width,
                 )
             ended = worker.ask({"op": "end"}, seconds=OTHER_SECONDS)
         if not ended.get("intact", True):

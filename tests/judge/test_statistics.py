@@ -13,6 +13,7 @@ from evolve.judge.statistics import (
     Interval,
     combine,
     decide,
+    enough,
     interval,
     kept,
     margin,
@@ -151,3 +152,16 @@ def test_only_heat_discards():
 def test_median_of_even_and_odd():
     assert median([3, 1, 2]) == 2
     assert median([4, 1, 2, 3]) == 2.5
+
+
+def test_several_workloads_need_less_of_each():
+    assert enough(1) == pytest.approx(0.005)
+    one = Interval(median=0.0, low=-enough(3), high=enough(3), blocks=48)
+    assert combine([one] * 3, [1, 1, 1]).half_width == pytest.approx(0.005)
+    assert enough(100) == enough(4) == pytest.approx(0.01)
+
+
+def test_it_stops_where_the_score_is_known_well_enough():
+    logs = [0.002 * (n % 15 - 7) for n in range(24)]
+    assert not decide(logs, None, aa_spread=0.0, configurations=2).stop
+    assert decide(logs, None, aa_spread=0.0, configurations=2, half_width=enough(4)).stop

@@ -24,6 +24,7 @@ from importlib.metadata import version
 from typing import Any
 
 from evolve.judge import calibrate as calibration_of
+from evolve.judge import statistics
 from evolve.judge.check import Check, seed_of
 from evolve.judge.feedback import speed_feedback
 from evolve.judge.gpu.facts import workload_to
@@ -134,16 +135,19 @@ class GpuDevice:
         session, rival = self.session(ready), self._rival(ready)
         with self.leased(ready, "time"):
             foreigners = self.gpu.foreigners(self.pool.pids())
+            workloads = self._planned(ready, ("time", "held_out"))
+            confirming = ready.job.mode == "confirm"  # its figure is the recorded one: every workload to the full
             result = self._timer()(
                 session,
                 ready.gated.lowered,
                 ready.built,
-                self._planned(ready, ("time", "held_out")),
+                workloads,
                 rival=rival,
                 parameters=ready.parameters,
                 configurations=max(2, self._configurations),
                 secret=self.seed(ready),
                 foreigners=foreigners,
+                half_width=statistics.HALF_WIDTH if confirming else statistics.enough(len(workloads)),
             )
             self.count(1)
             self._judged += 1
