@@ -34,6 +34,7 @@ INTERRUPTED = "interrupted"
 # Candidates beside those that wait for a reply. A GPU is kept busy by three; with all of 16 cores' worth in flight a
 # generation took over two minutes (H200, tuned matmul), and what was learned came too late to be bred from.
 JUDGED_AT_ONCE = 4
+AT_ONCE = ("rules", "replay")  # members whose replies take no time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,10 @@ def search(journal: Journal, wanted: Wanted, bench: wiring.Bench, secret: str) -
 
 
 def in_flight(config: RunConfig, width: int) -> int:
-    return config.concurrency.steps or config.concurrency.replies + min(width, JUDGED_AT_ONCE)
+    """Members that answer at once need no lane of their own: their steps would wait for the judge, with parents that
+    were chosen too early."""
+    quick = all(m.member in AT_ONCE for m in config.council if m.weight > 0)
+    return config.concurrency.steps or (1 if quick else config.concurrency.replies) + min(width, JUDGED_AT_ONCE)
 
 
 def _until_done(search: Search, journal: Journal, view: LiveView, council: Council) -> str:

@@ -129,7 +129,8 @@ def open_backend(
 
 def tuning(config: RunConfig) -> Tuning | None:
     tuner = config.tuner
-    if not tuner.enabled:
+    auto = config.backend == "gpu" or (config.backend == "auto" and backends.gpu_present())
+    if not (auto if tuner.enabled == "auto" else tuner.enabled):
         return None
     return Tuning(points=tuner.points, seconds=tuner.seconds, gpu_seconds=tuner.gpu_seconds)
 

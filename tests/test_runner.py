@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from evolve import wiring
+from evolve.config import load_config
 from evolve.errors import DiskFull
 from evolve.journal import Journal
+from evolve.session import in_flight
 from evolve.types import Asked, Judged, Noted, Verdict
 
 PARTS = Path(__file__).parent / "data"
@@ -405,3 +407,26 @@ def test_a_second_process_on_the_same_run(place: Any, until: Any) -> None:
     process.kill()
     process.communicate()
     assert "died" in place.evolve("show", "one").out
+
+
+@pytest.mark.parametrize(
+    ("council", "concurrency", "wanted"),
+    [
+        ("[rules]", "{replies: 8}", 5),
+        (
+            "[rules, {member: openai, model: m, price: {usd_per_million_in: 0, usd_per_million_out: 0}}]",
+            "{replies: 8}",
+            12,
+        ),
+        ("[rules]", "{replies: 8, steps: 2}", 2),
+    ],
+)
+def test_steps_at_once_are_what_the_judge_can_have_in_hand(
+    tmp_path: Path, council: str, concurrency: str, wanted: int
+) -> None:
+    """Members that answer at once would only make steps wait, their parents chosen too early."""
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        f"problem: evaluators/matmul.py\nseeds: [seeds/matmul.py]\nbudget: {{steps: 9}}\ncouncil: {council}\nconcurrency: {concurrency}\n"
+    )
+    assert in_flight(load_config(path), 16) == wanted

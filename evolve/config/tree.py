@@ -151,7 +151,9 @@ class BudgetConfig:
 class ConcurrencyConfig:
     replies: Count = 8  # calls to members at once
     cpu: Count | None = None  # processes that lower and build; None: one a core
-    steps: Count | None = None  # steps at once; None: replies + cpu, at most 4 of it. 1 makes a run repeatable
+    # Steps at once; None: as many as cpu, at most 4 of it, and the replies beside them if members take time. 1 makes a
+    # run repeatable to the event.
+    steps: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,9 +188,9 @@ class PromptConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TunerConfig:
-    # Off: without a GPU every point is a build, so that tuning every candidate takes longer than all the rest of a run.
-    # On a GPU it pays: points are built while others use it.
-    enabled: Flag = False
+    # auto: with a GPU, where points are built while others use it. Without one every point is a build and no more, so
+    # that tuning every candidate takes longer than all the rest of a run.
+    enabled: Flag | Literal["auto"] = False
     points: Count = 40  # at most, a workload of one candidate
     seconds: Number = 60.0  # at most, all workloads of one candidate; a run repeats to the event only below it
     gpu_seconds: Number = 4.0  # at most under the GPU's lease, all workloads of one candidate

@@ -97,6 +97,18 @@ def buys(config: RunConfig, members: Mapping[str, Cost]) -> list[str]:
     return [*sentences, *(["The first limit reached ends the run."] if len(sentences) > 1 else [])]
 
 
+def tunes(config: RunConfig) -> list[str]:
+    """What is spent on numbers, candidate by candidate."""
+    tuner = config.tuner
+    if not tuner.enabled:
+        return ["tuner: off, so every candidate is timed at its own defaults."]
+    where = "where there is a GPU, " if tuner.enabled == "auto" else ""
+    return [
+        f"tuner: {where}at most {tuner.points} points a workload, {tuner.gpu_seconds:g} s of the GPU's lease and "
+        f"{tuner.seconds:g} s of wall clock for each candidate that passes its check."
+    ]
+
+
 def _a_step(members: Mapping[str, Cost], what: str) -> float:
     """The mean over the council; who has no figure counts as nothing here, and is named elsewhere."""
     return sum(cost.share * (getattr(cost, what) or 0) for cost in members.values())
@@ -126,7 +138,7 @@ def show(
     if any(cost.tokens_in for cost in members.values()):
         _line(console, f"Assumed: {CHARACTERS_A_TOKEN} characters a token, replies of {REPLY_TOKENS} tokens.")
     _title(console, "What the budget buys")
-    for sentence in buys(config, members):
+    for sentence in (*buys(config, members), *tunes(config)):
         _line(console, sentence)
 
 

@@ -252,7 +252,10 @@ def test_the_configuration_reaches_the_judge(monkeypatch):
     path = str(ROOT / "evaluators/matmul.py")
     problem = with_workloads(matmul(), TIMED)
     config = RunConfig(problem=path, backend="cpu")
-    on = TunerConfig(enabled=True, points=12, seconds=20.0)
-    for each in (config, replace(config, tuner=on)):
+    on = TunerConfig(enabled=True, points=12, seconds=20.0, gpu_seconds=2.5)
+    auto = replace(on, enabled="auto")
+    for each in (config, replace(config, tuner=on), replace(config, tuner=auto)):
         wiring.open_backend(each, problem, None)
-    assert [s.tuner for s in seen] == [None, Tuning(points=12, seconds=20.0)]
+    wiring.open_backend(replace(config, tuner=auto, backend="gpu"), problem, None)
+    wanted = Tuning(points=12, seconds=20.0, gpu_seconds=2.5)
+    assert [s.tuner for s in seen] == [None, wanted, None, wanted], "auto is on with a GPU alone"

@@ -7,6 +7,10 @@ import itertools
 import json
 import os
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +30,7 @@ from evolve.judge.gpu import device as device_module  # noqa: E402
 from evolve.judge.gpu import sitting as sitting_module  # noqa: E402
 from evolve.judge.gpu.device import GpuDevice, open_pool  # noqa: E402
 from evolve.judge.gpu.sitting import GpuClock  # noqa: E402
+from evolve.judge.points import Maker  # noqa: E402
 from evolve.judge.tune import Tuning  # noqa: E402
 from evolve.problem import load_problem  # noqa: E402
 from evolve.types import Verdict  # noqa: E402
@@ -44,9 +49,9 @@ def {name}(a_ptr, b_ptr, c_ptr, M, N, K):
 TUNING = Tuning(points=12, seconds=60, gpu_seconds=30)
 
 
-def source_of(kinds, extra="", **tune):
+def source_of(kinds, extra="", offset=1.5, **tune):
     """A candidate that launches what its parameter `kind` says."""
-    kernels = "".join(KERNEL.format(name=name, number=NUMBER[name] + 1.5) for name in kinds)
+    kernels = "".join(KERNEL.format(name=name, number=NUMBER[name] + offset) for name in kinds)
     sizes = "a.shape[0], b.shape[1], a.shape[1]"
     calls = "".join(
         f'    if kind == "{name}":\n        {name}[(1,)](a, b, c, {sizes}, num_warps=num_warps)\n' for name in kinds
@@ -164,6 +169,46 @@ def test_its_seconds_on_the_gpu_end_the_search(gpu, monkeypatch):
     assert kept["rounds"] == 1
     assert "not tried" in json.dumps(kept["workloads"]["wide"]["tried"])
     assert kinds(found)["wide"] == "honest"
+
+
+@pytest.mark.slow
+def test_points_are_built_while_others_use_the_gpu_and_never_under_the_lease(gpu, monkeypatch):
+    """Three candidates at once. Who builds holds no lease, and somebody else does meanwhile."""
+    builds, leases = [], []
+    make, leased = Maker.make, gpu.device.leased
+
+    def made(maker, screened, points, **more):
+        began = time.monotonic()
+        try:
+            return make(maker, screened, points, **more)
+        finally:
+            builds.append((threading.get_ident(), began, time.monotonic()))
+
+    @contextmanager
+    def held(ready, stage):
+        with leased(ready, stage) as lease:
+            began = time.monotonic()
+            try:
+                yield lease
+            finally:
+                leases.append((threading.get_ident(), began, time.monotonic()))
+
+    monkeypatch.setattr(Maker, "make", made)
+    monkeypatch.setattr(gpu.device, "leased", held)
+    jobs = [job_of(source_of(KINDS["good"], offset=10.0 + n, num_warps=(4, 8)), step=20 + n) for n in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(gpu.evaluate, jobs))
+    assert [e.verdict for e in found] == [Verdict.PASSED] * 3
+    overlaps = [
+        (who, other, min(to, until) - max(since, began))
+        for who, since, to in builds
+        for other, began, until in leases
+        if min(to, until) > max(since, began)
+    ]
+    assert all(who != other for who, other, _ in overlaps), "built while it held the lease"
+    assert sum(seconds for _, _, seconds in overlaps) > 0.1, "the GPU waited for the compilers"
+    ordered = sorted((began, until) for _, began, until in leases)
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered)), "one at a time"
 
 
 def test_a_child_starts_from_its_parents_table(gpu, tuned):

@@ -81,3 +81,9 @@ def test_each_limit_has_its_sentence() -> None:
 
 def test_warnings_are_shown() -> None:
     assert 'warning: x.yaml:4: "checkpoint_interval" is OpenEvolve\'s' in shown(config_of("checkpoint_interval: 3"))
+
+
+def test_what_is_spent_on_numbers_has_its_sentence() -> None:
+    assert "tuner: off" in shown(config_of(""), prompt=PROMPT)
+    said = shown(config_of("tuner: {enabled: auto, points: 30, gpu_seconds: 2.5}"), prompt=PROMPT)
+    assert "tuner: where there is a GPU, at most 30 points a workload, 2.5 s of the GPU's lease and 60 s" in said
