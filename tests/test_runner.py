@@ -426,7 +426,6 @@ def test_steps_at_once_are_what_the_judge_can_have_in_hand(
 ) -> None:
     """Members that answer at once would only make steps wait, their parents chosen too early."""
     path = tmp_path / "x.yaml"
-    path.write_text(
-        f"problem: evaluators/matmul.py\nseeds: [seeds/matmul.py]\nbudget: {{steps: 9}}\ncouncil: {council}\nconcurrency: {concurrency}\n"
-    )
+    about = f"council: {council}\nconcurrency: {concurrency}\n"
+    path.write_text(f"problem: evaluators/matmul.py\nseeds: [seeds/matmul.py]\nbudget: {{steps: 9}}\n{about}")
     assert in_flight(load_config(path), 16) == wanted
