@@ -1,11 +1,12 @@
 """Measures the cost model's data set: structures x parameters in six workloads, with the judge's own machinery.
 
-    python benchmarks/model/collect.py --out DIR [--seconds 90] [--points 6] [--stand-in]
+    python benchmarks/model/collect.py --out DIR [--seconds 80] [--passes 3] [--points 6] [--stand-in]
 
-Every point goes through screen, lower (jail), gate and build, on all cores, while those that are ready are timed by the
-tuner's quick clock in a GPU process under the lease. After `--seconds` nothing more is begun; points come in an order
-in which every structure had its turn by then. The result, DIR/h200.json by default, is written as it comes. Answers are
-not checked here: the structures passed the judge, and the model is asked for their time alone.
+Every point goes through screen, lower (jail), gate and build, on all cores; that takes about a minute on 16 of them.
+Only then, when nothing is being built any more, all are timed by the tuner's quick clock in GPU processes under the
+lease, in several passes in different orders, of which the median counts. (A first data set was timed while compilers
+kept every core busy: graphs came late, and equal kernels were apart by factors of 2 to 5.) After `--seconds` of timing
+nothing more is begun. Answers are not checked here: the model is asked for times alone.
 
 `--stand-in` takes a clock that is the model itself with noise, for trying all of this without a GPU.
 """
@@ -233,53 +234,63 @@ def _failure(structure: Structure, point: Point, why: str) -> dict[str, Any]:
 # --- Timing what is ready ---------------------------------------------------------------------------------------------
 
 
-def through(producer: Producer, clock: Clock, sheet: Sheet, out: Path, deadline: float) -> None:
-    """Batches of one workload, the fullest first, until all are timed or the time is up."""
-    waiting: dict[tuple[str, str], list[tuple[Structure, Shot]]] = {}
-    twins: set[str] = set()
-    more = True
-    while time.monotonic() < deadline and (more or any(waiting.values())):
-        more = _take(producer, waiting, twins, more, block=not any(waiting.values()))
-        if not any(waiting.values()):
+@dataclass(kw_only=True)
+class Trial:
+    """One point and what each pass said of it."""
+
+    structure: Structure
+    shot: Shot
+    rows: list[Row]
+    why: str = ""
+
+
+def trials_of(producer: Producer) -> list[Trial]:
+    """Everything that builds, each machine code once, when the last of it is built."""
+    found: dict[str, Trial] = {}
+    while (ready := producer.ready.get()) is not None:
+        structure, shot = ready
+        found.setdefault(
+            f"{structure.problem}{shot.workload}{shot.twin}", Trial(structure=structure, shot=shot, rows=[])
+        )
+    # Seeds first: a workload's first point is the anchor of its others.
+    return sorted(found.values(), key=lambda t: t.structure.name != "seed")
+
+
+def through(trials: Sequence[Trial], clock: Clock, deadline: float, passes: int) -> int:
+    """Whole passes over all points, each in an order of its own; how many were made."""
+    rng = random.Random(1)
+    for number in range(passes):
+        waiting: dict[tuple[str, str], list[Trial]] = {}
+        order = list(trials) if number == 0 else rng.sample(trials, len(trials))
+        for trial in order:
+            if not trial.why:
+                waiting.setdefault((trial.structure.problem, trial.shot.workload), []).append(trial)
+        while any(waiting.values()):
+            if time.monotonic() > deadline:
+                return number
+            key = max(waiting, key=lambda k: len(waiting[k]))
+            batch, waiting[key] = waiting[key][:BATCH], waiting[key][BATCH:]
+            owners = {id(trial.shot): trial for trial in batch}
+            for shot, row in clock.time(key[0], [trial.shot for trial in batch]):
+                if "us" in row:
+                    owners[id(shot)].rows.append(row)
+                else:
+                    owners[id(shot)].why = str(row.get("why"))
+    return passes
+
+
+def settle(trials: Sequence[Trial], sheet: Sheet) -> None:
+    """The median over the passes, and how far they were apart."""
+    for trial in trials:
+        structure = trial.structure
+        if trial.why or not trial.rows:
+            sheet.failed.append(_failure(structure, trial.shot.point, trial.why or "the time was up"))
             continue
-        key = max(waiting, key=lambda k: len(waiting[k]))
-        batch, waiting[key] = waiting[key][:BATCH], waiting[key][BATCH:]
-        owners = {id(shot): structure for structure, shot in batch}
-        for shot, row in clock.time(key[0], [shot for _, shot in batch]):
-            structure = owners[id(shot)]
-            if "us" in row:
-                sheet.add(key[0], structure.name, shot, row)
-                sheet.sources[f"{structure.problem}/{structure.name}"] = structure.source
-            else:
-                sheet.failed.append(_failure(structure, shot.point, str(row.get("why"))))
-        if len(sheet.rows) % 60 < BATCH:
-            sheet.write(out)
-    sheet.environment["left_over"] = sum(map(len, waiting.values()))
-
-
-def _take(
-    producer: Producer,
-    waiting: dict[tuple[str, str], list[tuple[Structure, Shot]]],
-    twins: set[str],
-    more: bool,
-    *,
-    block: bool,
-) -> bool:
-    """Everything that is ready; whether more will come."""
-    while more:
-        try:
-            found = producer.ready.get(timeout=0.2) if block else producer.ready.get_nowait()
-        except queue.Empty:
-            return True
-        block = False
-        if found is None:
-            return False
-        structure, shot = found
-        twin = f"{shot.workload}{shot.twin}"
-        if twin not in twins:
-            twins.add(twin)
-            waiting.setdefault((structure.problem, shot.workload), []).append(found)
-    return False
+        rows = sorted(trial.rows, key=lambda row: row["us"])
+        middle = rows[(len(rows) - 1) // 2]
+        spread = rows[-1]["us"] / rows[0]["us"] - 1
+        sheet.add(structure.problem, structure.name, trial.shot, {**middle, "samples": len(rows), "spread": spread})
+        sheet.sources[f"{structure.problem}/{structure.name}"] = structure.source
 
 
 # --- What the machine code holds, loop by loop ------------------------------------------------------------------------
@@ -319,20 +330,25 @@ def leased(clock: Any) -> Iterator[None]:
         yield
 
 
-def collect(out: Path, seconds: float, points: int, target: Target, *, stand_in: bool, cache: Path) -> Sheet:
+def collect(out: Path, chosen: argparse.Namespace, target: Target, cache: Path) -> Sheet:
     began = time.monotonic()
-    deadline = began + seconds
-    sheet = Sheet({"versions": {name: version(name) for name in ("torch", "triton")}, "stand_in": stand_in})
-    producer = Producer(tasks(points), target, cache, deadline)
+    sheet = Sheet({"versions": {n: version(n) for n in ("torch", "triton")}, "stand_in": chosen.stand_in})
+    producer = Producer(tasks(chosen.points), target, cache, began + chosen.build_seconds)
     with closing(producer):
         producer.start()
-        clock: Any = StandIn(target) if stand_in else GpuClock(target)
-        with closing(clock), leased(clock):
-            clock.begin()
+        clock: Any = StandIn(target) if chosen.stand_in else GpuClock(target)
+        with closing(clock):
+            trials = trials_of(producer)
+            sheet.environment["build_seconds"] = round(time.monotonic() - began, 1)
+            print(f"{len(trials)} points built in {sheet.environment['build_seconds']} s", flush=True)
+            with leased(clock):
+                held = time.monotonic()
+                clock.begin()
+                sheet.environment["passes"] = through(trials, clock, held + chosen.seconds, chosen.passes)
+                sheet.environment["seconds"] = round(time.monotonic() - held, 1)
             sheet.environment |= clock.environment
-            through(producer, clock, sheet, out, deadline)
-            sheet.environment["seconds"] = round(time.monotonic() - began, 1)
         sheet.failed += producer.failed
+        settle(trials, sheet)
         sheet.write(out)
         with ThreadPoolExecutor(os.cpu_count() or 2) as threads:
             loops = dict(zip(sheet.paths, threads.map(loops_of, sheet.paths.values()), strict=True))
@@ -357,7 +373,9 @@ def table(sheet: Sheet) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=90.0)
+    parser.add_argument("--seconds", type=float, default=80.0, help="of timing, under the GPU's lease")
+    parser.add_argument("--passes", type=int, default=3, help="over all points; the median counts")
+    parser.add_argument("--build-seconds", type=float, default=150.0, help="after that no point is begun")
     parser.add_argument("--points", type=int, default=6, help="of a structure in each matmul workload")
     parser.add_argument("--target", default="sm_90")
     parser.add_argument("--stand-in", action="store_true")
@@ -366,14 +384,7 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     out = chosen.out / "h200.json"
     with tempfile.TemporaryDirectory() as scratch:
-        sheet = collect(
-            out,
-            chosen.seconds,
-            chosen.points,
-            find(chosen.target),
-            stand_in=chosen.stand_in,
-            cache=chosen.cache or Path(scratch) / "build",
-        )
+        sheet = collect(out, chosen, find(chosen.target), chosen.cache or Path(scratch) / "build")
     print(table(sheet))
     print(f"{len(sheet.rows)} points in {sheet.environment['seconds']} s -> {out} ({out.stat().st_size >> 10} KiB)")
 

@@ -80,6 +80,7 @@ class Sheet:
                 "time_us": round(float(outcome["us"]), 3),
                 "ratio": round(float(outcome["ratio"]), 5),
                 "samples": outcome["samples"],
+                "spread": round(float(outcome.get("spread", 0.0)), 4),
                 "binaries": [binary.key for binary in binaries],
             }
         )
