@@ -125,6 +125,7 @@ WORKLOADS = (
     sized("4096_sum", 8192, 4096, True),
     sized("8192_sum", 4096, 8192, True),
     sized("1024_sum", 16384, 1024, True),
+    sized("16384_sum", 2048, 16384, True),
     sized("check_odd", 333, 1111, True, role="check"),
     sized("check_ragged", 100, 5120, role="check"),
     sized("check_one", 1, 4096, True, role="check"),

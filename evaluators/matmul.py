@@ -19,9 +19,13 @@ programs that keeps both panels in L2. A short K (8192,8192,512) is half prologu
 overlaps one tile's store with the next one's loads. Skinny shapes (M = 1, 16) are bound by reading b once at full
 memory bandwidth: small BLOCK_M, many programs, split K, wide loads along b's contiguous side. (512,512,16384) has
 sixteen 128×128 tiles for 132 SMs: only splitting K fills the chip.
+A K or N that is not known to be divisible by 16 costs the asynchronous copies of an operand; a mask on K that is not
+needed costs one of them: branch on a tl.constexpr such as EVEN_K, mask ragged M and N and do not wrap them with a
+modulo, or take descriptors, which ask for strides of multiples of 16 bytes and mask by themselves.
 float32 under the ieee contract has no tensor cores: tl.dot needs input_precision="ieee", its default is tf32. Where
 tf32 is allowed, say input_precision="tf32": eight times the speed. fp8 and int8 want both operands K-major (b "col")
-and BLOCK_K 128.
+and BLOCK_K 128. fp8 sums in 14 bits inside the tensor core: max_num_imprecise_acc of 32 to 128 adds them up in float32
+now and then and keeps the fast instruction, 0 silently takes the slow one.
 The normwise contracts hold the error against the norms of a and b and not of c: room for Strassen, not for fewer bits.
 """
 
@@ -104,22 +108,33 @@ def with_tf32(call: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def compiled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return _compiled()(a, b)
+def compiled(a: torch.Tensor, b: torch.Tensor) -> Any:
+    return _compiled(torch.matmul)(a, b)
+
+
+def compiled_fp8(a: torch.Tensor, b: torch.Tensor) -> Any:
+    return _compiled(_scaled_mm)(a, b, _one(str(a.device)))
+
+
+def compiled_int8(a: torch.Tensor, b: torch.Tensor) -> Any:
+    return _compiled(int_mm)(a, b)
 
 
 @cache
-def _compiled() -> Callable[..., Any]:
+def _compiled(call: Callable[..., Any]) -> Callable[..., Any]:
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = 64  # a shape each; beyond the limit it would run eagerly and not say so
-    return torch.compile(torch.matmul, mode="max-autotune-no-cudagraphs", dynamic=False)
+    return torch.compile(call, mode="max-autotune-no-cudagraphs", dynamic=False)
 
 
 def scaled_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return _scaled_mm(a, b, _one(str(a.device)))
+
+
+def _scaled_mm(a: torch.Tensor, b: torch.Tensor, one: torch.Tensor) -> torch.Tensor:
     """cuBLAS takes multiples of 16 of fp8, b column-major; other sizes are padded, at their own cost."""
     m, k, n = a.shape[0], *(-(-x // 16) * 16 for x in b.shape)
-    one = _one(str(a.device))
     x, y = padded(a, m, k), padded(b.T, n, k).T
     return torch._scaled_mm(x, y, scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True)[
         :, : b.shape[1]
@@ -196,6 +211,8 @@ BASELINES = (
     Baseline(
         name="compiled_tf32", call=with_tf32(compiled), unavailable=on_gpu(only("float32", tf32=True)), compiles=True
     ),
+    Baseline(name="compiled_fp8", call=compiled_fp8, unavailable=on_gpu(only("float8_e4m3fn")), compiles=True),
+    Baseline(name="compiled_int8", call=compiled_int8, unavailable=on_gpu(only("int8")), compiles=True),
 )
 
 
@@ -258,6 +275,7 @@ WORKLOADS = (
     sized("skinny1", 1, 4096, 4096, mode="weights_cold"),
     sized("skinny16", 16, 4096, 4096, mode="weights_cold"),
     sized("split_k", 512, 512, 16384),
+    sized("ragged", 3001, 4096, 4096),  # tokens as they come
     sized("check_ragged", 1000, 1016, 1032, role="check"),
     sized("check_odd", 333, 257, 191, role="check"),
     sized("check_col", 512, 384, 640, role="check", b_layout="col"),

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 # EVOLVE-BLOCK-START
-TUNE = {"num_warps": (1, 2, 4, 8, 16)}
+TUNE = {"num_warps": (1, 2, 4, 8, 16, 32)}
 
 
 @triton.jit

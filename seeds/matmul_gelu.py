@@ -18,7 +18,7 @@ TUNE = {
     "BLOCK_N": (32, 64, 128, 256),
     "BLOCK_K": (32, 64, 128),
     "num_warps": (4, 8),
-    "num_stages": (2, 3, 4, 5),
+    "num_stages": (2, 3, 4, 5, 6),
 }
 
 

@@ -99,6 +99,8 @@ def test_the_timed_sizes_are_those_that_people_run() -> None:
     assert (512, 512, 16384) in {(p["M"], p["N"], p["K"]) for p in timed["matmul"]}
     assert {p["D"] for p in timed["attention"]} == {64, 128}
     assert {p["causal"] for p in timed["attention"]} == {False, True}
+    assert any(p["S"] % 16 for p in timed["attention"])
+    assert any(p["M"] % 16 and p["M"] > 16 for p in timed["matmul"])
     assert max(p["H"] // p["HK"] for p in timed["attention"]) == 8
     assert min(p["S"] for p in timed["attention"]) == 1024
     assert max(p["S"] for p in timed["attention"]) == 16384
@@ -257,8 +259,11 @@ SETTINGS = {
     "evaluator": {"timeout": 300, "cascade_evaluation": False, "parallel_evaluations": 1, "max_retries": 0},
 }
 EDITS = (  # the first is right, the second is not
-    ("mean = tl.sum(total, axis=0) / hidden", "mean = tl.sum(total, axis=0) * (1.0 / hidden)"),
-    ("variance + eps", "variance + 0.01"),
+    ("    mean = tl.sum(total, axis=0) / hidden", "    mean = tl.sum(total, axis=0) * (1.0 / hidden)"),
+    (
+        "    y = centred * tl.rsqrt(variance + eps) * weight + bias",
+        "    y = centred * tl.rsqrt(variance + 0.01) * weight + bias",
+    ),
 )
 
 
@@ -266,12 +271,13 @@ class Model(BaseHTTPRequestHandler):
     """An OpenAI-compatible server with two ideas, in turn."""
 
     asked: list[str] = []  # noqa: RUF012
+    edits: tuple[tuple[str, str], ...] = EDITS
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        old, new = EDITS[len(self.asked) % len(EDITS)]
+        old, new = self.edits[len(self.asked) % len(self.edits)]
         self.asked.append(json.dumps(body["messages"]))
-        text = f"<<<<<<< SEARCH\n    {_line(old)}\n=======\n    {_line(old).replace(old, new)}\n>>>>>>> REPLACE\n"
+        text = f"<<<<<<< SEARCH\n{old}\n=======\n{new}\n>>>>>>> REPLACE\n"
         message = {"role": "assistant", "content": text}
         answer = {
             "id": "1",
@@ -292,10 +298,6 @@ class Model(BaseHTTPRequestHandler):
         pass
 
 
-def _line(part: str) -> str:
-    return next(line.strip() for line in SEEDS["layernorm_residual"].splitlines() if part in line)
-
-
 @pytest.fixture
 def model() -> Iterator[str]:
     Model.asked.clear()
@@ -306,8 +308,8 @@ def model() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.slow
-def test_openevolve_run_takes_our_evaluators_as_they_are(model: str, tmp_path: Path) -> None:
+def openevolve_run(name: str, model: str, folder: Path, iterations: int) -> dict[int, dict[str, Any]]:
+    """`openevolve-run SEED EVALUATOR` as it is, and the programs that it stored, by iteration."""
     llm = {
         "api_base": model,
         "api_key": "none",
@@ -315,14 +317,21 @@ def test_openevolve_run_takes_our_evaluators_as_they_are(model: str, tmp_path: P
         "timeout": 20,
         "retries": 0,
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**SETTINGS, "llm": llm}))
+    (folder / "config.yaml").write_text(yaml.safe_dump({**SETTINGS, "llm": llm}))
     command = [str(Path(sys.executable).parent / "openevolve-run")]
-    command += [str(ROOT / "seeds/layernorm_residual.py"), str(ROOT / "evaluators/layernorm_residual.py")]
-    command += ["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "out"), "--iterations", "2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    command += [str(ROOT / f"seeds/{name}.py"), str(ROOT / f"evaluators/{name}.py")]
+    command += ["--config", str(folder / "config.yaml"), "--output", str(folder / "out")]
+    command += ["--iterations", str(iterations)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    stored = [json.loads(p.read_text()) for p in sorted((tmp_path / "out").rglob("checkpoint_2/programs/*.json"))]
-    found = {p["iteration_found"]: p for p in stored}
+    last = f"checkpoint_{iterations}/programs/*.json"
+    stored = [json.loads(p.read_text()) for p in sorted((folder / "out").rglob(last))]
+    return {p["iteration_found"]: p for p in stored}
+
+
+@pytest.mark.slow
+def test_openevolve_run_takes_our_evaluators_as_they_are(model: str, tmp_path: Path) -> None:
+    found = openevolve_run("layernorm_residual", model, tmp_path, 2)
     metrics = [found[i]["metrics"] for i in range(3)]
     assert metrics[0]["combined_score"] == pytest.approx(1.0)  # the seed against itself, modelled
     assert metrics[1]["combined_score"] == pytest.approx(1.0, rel=0.05)  # right, and hardly faster
@@ -330,6 +339,20 @@ def test_openevolve_run_takes_our_evaluators_as_they_are(model: str, tmp_path: P
     assert all({"tensor_path", "structure", "footprint"} <= m.keys() for m in metrics)
     assert json.loads(found[2]["artifacts_json"])["verdict"] == "INCORRECT"
     assert len(Model.asked) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "layernorm_residual"])
+def test_openevolve_run_takes_each_seed_with_its_evaluator(
+    name: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step: the model leaves the kernel as it is but for its default warps, which any seed has."""
+    line = next(x for x in SEEDS[name].splitlines() if x.startswith(f"def {name}(") and "num_warps=4" in x)
+    monkeypatch.setattr(Model, "edits", ((line, line.replace("num_warps=4", "num_warps=8")),))
+    found = openevolve_run(name, model, tmp_path, 1)
+    assert found[0]["metrics"]["combined_score"] == pytest.approx(1.0)
+    assert found[1]["metrics"]["combined_score"] > 0, found[1].get("artifacts_json")
 
 
 def test_evaluate_gives_every_dimension_whatever_the_verdict(tmp_path: Path) -> None:

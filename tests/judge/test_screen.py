@@ -42,7 +42,7 @@ def test_the_plain_seed_passes_and_is_written_out_without_comments() -> None:
     assert seen.kernels == ("matmul_kernel",)
     numbers = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2}
     assert seen.defaults == {**numbers, "PRECISION": "ieee"}
-    assert seen.tune["num_stages"] == (2, 3, 4, 5)
+    assert seen.tune["num_stages"] == (2, 3, 4, 5, 6)
     assert "#" not in seen.source
     assert '"""' not in seen.source
     assert screen(seen.source, entry="matmul") == seen  # what is written out is a fixed point
