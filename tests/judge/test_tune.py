@@ -29,7 +29,7 @@ OWN = """TUNE = {
     "BLOCK_N": (32, 64, 128, 256),
     "BLOCK_K": (32, 64, 128),
     "num_warps": (4, 8),
-    "num_stages": (2, 3, 4, 5),
+    "num_stages": (2, 3, 4, 5, 6),
 }"""
 GRID = {"BLOCK_M": (16, 64), "BLOCK_N": (64, 128), "num_stages": (2, 4)}
 CHECKED = "    M, K = a.shape\n"
