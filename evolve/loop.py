@@ -62,6 +62,8 @@ class Search:
         self._confirming = asyncio.Lock()
         broken: MachineryError | MemberUnavailable | None = None
         queue = list(pending)
+        while self.population.best is None and queue and queue[0].attempt:
+            await self._finish(queue.pop(0))  # what is judged beside the first incumbent must have it to beat
         flying: set[asyncio.Task[None]] = set()
         while True:
             while len(flying) < self.in_flight and not self.stopping and not broken:
@@ -127,8 +129,7 @@ class Search:
             await self._step(begun.asked, self._redraw(begun.asked), begun.reply)
 
     async def _step(self, asked: Asked, draw: Draw, reply: Reply | None = None) -> None:
-        if reply is None:
-            reply = await self._reply(asked, draw)
+        reply = reply or await self._reply(asked, draw)
         if not reply.text.strip():
             self._rule_out(asked, Verdict.NO_REPLY, f"{reply.member} gave no reply: {reply.finish_reason}.")
             return
@@ -172,8 +173,7 @@ class Search:
         )
 
     def _rule_out(self, asked: Asked, verdict: Verdict, feedback: str) -> None:
-        evaluation = Evaluation(verdict=verdict, feedback=feedback, stage="reply")
-        self._commit(Judged(step=asked.step, evaluation=evaluation))
+        self._commit(Judged(step=asked.step, evaluation=Evaluation(verdict=verdict, feedback=feedback, stage="reply")))
 
     def _redraw(self, asked: Asked) -> Draw:
         """The draw as it was when the step was asked: the journal remembers what the population may have forgotten."""

@@ -198,6 +198,15 @@ async def test_a_pending_step_is_taken_up_where_it_was_left() -> None:
     assert not any(isinstance(e, Replied) for e in memory.events), "a paid reply is not asked for again"
 
 
+async def test_nobody_is_judged_before_the_seed_is_confirmed() -> None:
+    memory, hands = Memory(steps=3, answer=lambda step: "# fake: score=0.9\n"), Hands(delay=0.01)
+    seed = Candidate(step=0, source="# fake: score=1\n", member="seed", kind="seed")
+    unconfirmed = Attempt(candidate=seed, evaluation=FakeBackend().evaluate(Job(candidate=seed)))
+    memory.append(Judged(step=0, candidate=seed, evaluation=unconfirmed.evaluation))
+    await search(memory, hands, in_flight=3, replies=3).run([Pending(attempt=unconfirmed)])
+    assert [mode for mode, _ in hands.judged] == ["confirm", "judge", "judge", "judge"]
+
+
 async def test_confirmations_come_one_at_a_time_and_must_beat_the_newest_best() -> None:
     memory = Memory(steps=4, answer=lambda step: f"# fake: score={2 - step / 10}\n")
     hands = Hands(delay=0.01)
