@@ -199,12 +199,20 @@ async def test_a_pending_step_is_taken_up_where_it_was_left() -> None:
 
 
 async def test_nobody_is_judged_before_the_seed_is_confirmed() -> None:
-    memory, hands = Memory(steps=3, answer=lambda step: "# fake: score=0.9\n"), Hands(delay=0.01)
+    rivals: list[bool] = []
+
+    class Watching(Hands):
+        async def evaluate(self, job: Job) -> Evaluation:
+            if job.mode == "judge":
+                rivals.append(job.incumbent is not None)
+            return await super().evaluate(job)
+
+    memory = Memory(steps=3, answer=lambda step: "# fake: score=0.9\n")
     seed = Candidate(step=0, source="# fake: score=1\n", member="seed", kind="seed")
     unconfirmed = Attempt(candidate=seed, evaluation=FakeBackend().evaluate(Job(candidate=seed)))
     memory.append(Judged(step=0, candidate=seed, evaluation=unconfirmed.evaluation))
-    await search(memory, hands, in_flight=3, replies=3).run([Pending(attempt=unconfirmed)])
-    assert [mode for mode, _ in hands.judged] == ["confirm", "judge", "judge", "judge"]
+    await search(memory, Watching(delay=0.01), in_flight=3, replies=3).run([Pending(attempt=unconfirmed)])
+    assert rivals == [True] * 3
 
 
 async def test_confirmations_come_one_at_a_time_and_must_beat_the_newest_best() -> None:
