@@ -4,6 +4,7 @@
     ├── UsageError            the caller's mistake: exit 2, one sentence, nothing written
     │   ├── ConfigError       a key, a value or a file of the configuration
     │   ├── ProblemError      an evaluator file that does not load or is not fit for use
+    │   ├── AdoptError        a kernel or model of the user's that cannot be taken in, and why
     │   ├── SeedError         a seed that fails its own judgement
     │   └── JournalError      a run folder that exists, is busy, is newer than us, or is not one
     ├── MachineryError        evolve or its surroundings broke: the step stays pending, exit 2
@@ -29,6 +30,10 @@ class ConfigError(UsageError):
 
 
 class ProblemError(UsageError):
+    pass
+
+
+class AdoptError(UsageError):
     pass
 
 

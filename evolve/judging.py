@@ -39,6 +39,7 @@ class Order:
     workload: str | None = None
     random_seeds: tuple[int, ...] = ()  # of an earlier judgement, to run that one again
     parameters: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)  # a file's, by workload
+    tuned: bool = False  # search for its parameters on each workload, as a run with a tuner does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,8 @@ def _job(candidate: Candidate, order: Order, kept: Mapping[str, Json]) -> Job:
 
 def _with(config: RunConfig, order: Order) -> RunConfig:
     given = {k: v for k in ("problem", "variant", "backend") if (v := getattr(order, k)) is not None}
-    return replace(config, **given)
+    tuner = replace(config.tuner, enabled=config.tuner.enabled or order.tuned)
+    return replace(config, tuner=tuner, **given)
 
 
 def narrowed(problem: Problem, workloads: Sequence[str]) -> Problem:

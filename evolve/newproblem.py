@@ -5,15 +5,24 @@ What is written is `adopt/`'s affair; here is the order of things, and that a mi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
+from evolve import judging
 from evolve.adopt import plain
-from evolve.adopt.place import Place, free
+from evolve.adopt.evaluator import Draft
+from evolve.adopt.observe import Named, observe
+from evolve.adopt.place import Place, config_text, free
+from evolve.adopt.rewrite.reading import File
+from evolve.adopt.rewrite.seed import seed_of
 from evolve.errors import UsageError
 from evolve.judge.backends import gpu_present
+from evolve.terminal import adopted
+from evolve.types import Evaluation, Verdict
+
+SLOWER = 1.02  # a seed beyond this is reported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,24 +43,57 @@ def make(order: Order, console: Console) -> int:
             "right, and its file holds WORKLOADS and make_inputs(workload, device, random_seed), or get_inputs()."
         )
     place = free(order.name, seed=order.model is None)
+    if order.kernel and order.reference:
+        return _adopt(place, Named.of(order.kernel, "--kernel"), Named.of(order.reference, "--reference"), console)
     place.write(plain.texts(place, gpu=gpu_present()))
-    _written(place, console)
-    console.print(
-        "They compute an RMS norm and run as they are; every field says what to put there instead.", soft_wrap=True
-    )
-    _next(place, console)
+    adopted.written([place.problem, place.seed, place.config], console)
+    adopted.say("They compute an RMS norm and run as they are; every field says what to put there instead.", console)
+    adopted.following(place.problem, place.config, console)
     return 0
 
 
-def _written(place: Place, console: Console, *, seed: bool = True) -> None:
-    for path in (place.problem, *([place.seed] if seed else []), place.config):
-        console.print(f"wrote {path}", markup=False, highlight=False)
+# --- A kernel as it is ------------------------------------------------------------------------------------------------
 
 
-def _next(place: Place, console: Console) -> None:
-    console.print("\nNext:", style="bold")
-    for line in (
-        f"  evolve check {place.problem}    is it fit for use, and does its seed pass",
-        f"  evolve run --config {place.config}    evolve it",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+def _adopt(place: Place, kernel: Named, reference: Named, console: Console) -> int:
+    gpu = gpu_present()
+    file = File(kernel.path, kernel.path.read_text(encoding="utf-8"))
+    with console.status("Running the original beside the reference"):
+        observed = observe(kernel, reference, gpu=gpu)
+    about = f"{place.name}: {kernel.function} of {kernel.path.name}, adopted by evolve init."
+    seed = seed_of(file, kernel.function, observed, about=about)
+    draft = Draft(place=place, kernel=kernel, reference=reference, observed=observed, seed=seed, gpu=gpu)
+    config = config_text(place, about=f"{kernel}, adopted.", variant=draft.variants[0], tuner=gpu)
+    place.write({place.problem: draft.text(), place.seed: seed.source, place.config: config})
+    adopted.diff(file.text, seed.source, str(kernel.path), str(place.seed), console)
+    adopted.found(draft.findings(), console)
+    adopted.notes([*seed.notes, *observed["notes"]], console)
+    adopted.written([place.problem, place.seed, place.config], console)
+    evaluation = _judged(place, draft, console)
+    adopted.verdict(evaluation, console)
+    adopted.slower(_slower(evaluation), console)
+    adopted.following(place.problem, place.config, console)
+    return 0 if evaluation.passed else 1
+
+
+def _judged(place: Place, draft: Draft, console: Console) -> Evaluation:
+    """Like any candidate. Where the original turns out not to read all of its inputs, less is counted as moved."""
+    order = judging.Order(
+        target=str(place.seed), problem=str(place.problem), variant=draft.variants[0], tuned=draft.gpu
+    )
+    with console.status("Judging the seed"):
+        evaluation = judging.judge(order).evaluation
+        if evaluation.verdict is Verdict.IMPOSSIBLE and not draft.lean:
+            place.problem.write_text(replace(draft, lean=True).text(), encoding="utf-8")
+            evaluation = judging.judge(order).evaluation
+    return evaluation
+
+
+def _slower(evaluation: Evaluation) -> list[str]:
+    """Workloads on which the whole interval says that the seed takes longer than the original does."""
+    return [
+        f"{m.workload}: the seed takes {1 / m.ratio:.1%} of the original's time "
+        f"[{1 / m.ratio_high:.1%}, {1 / m.ratio_low:.1%}]"
+        for m in evaluation.measurements
+        if m.baseline == "original" and not m.modelled and 1 / m.ratio > SLOWER and 1 / m.ratio_high > 1
+    ]

@@ -156,6 +156,10 @@ class Problem:
     # `gradient(grad, *arguments)`, with a tuple of grads where there are several outputs: a gradient or None for each
     # argument. None: an exported package differentiates through `library`.
     gradient: Callable[..., Any] | None = None
+    # Where the tuner begins, before its own ideas: an adopted kernel's autotune configurations, say.
+    starts: tuple[Mapping[str, Scalar], ...] = ()
+    # Other files that this one loads, relative to it: what they say counts into the digest.
+    parts: tuple[str, ...] = ()
     notes: str = ""  # for the prompt, as an expert would brief a colleague
     path: str = ""  # filled in by load_problem
     digest: str = ""
@@ -225,9 +229,13 @@ def load_problem(path: str | Path) -> Problem:
     if not isinstance(problem, Problem):
         found = "has no PROBLEM" if problem is None else f"PROBLEM is a {type(problem).__name__}"
         raise ProblemError(f"{path}: {found}; write PROBLEM = Problem(...), with `from evolve.problem import Problem`.")
-    problem = replace(problem, path=str(path), digest=digest_of(text))
+    problem = replace(problem, path=str(path), digest=digest_of("\0".join([text, *_parts(problem, file)])))
     _check(problem)
     return problem
+
+
+def _parts(problem: Problem, file: Path) -> list[str]:
+    return [(file.parent / part).read_text(encoding="utf-8", errors="replace") for part in problem.parts]
 
 
 def _line_in(error: BaseException, file: Path) -> str:

@@ -143,7 +143,8 @@ class Session:
         parents = [table[workload.name]] if workload.name in table else []
         parents += [row for name, row in table.items() if name != workload.name]
         defaults = ready.parameters[workload.name]
-        starts = [*parents[:1], defaults, *parents[1:], *priors(space)]
+        given = [] if parents else [p for p in self.bench.problem.starts if p.keys() <= defaults.keys()]
+        starts = [*parents[:1], defaults, *parents[1:], *given, *priors(space)]
         return Tuner(
             space,
             start=[{**defaults, **point} for point in starts],

@@ -1,0 +1,212 @@
+"""The child's way: import both files, run both functions, conclude, answer. `python -m evolve.adopt.child.observing`
+with the order on its standard input and the answer's file as its argument.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from evolve.adopt import own
+from evolve.adopt.child import bounds, facts, roles, standin, workloads
+from evolve.adopt.child.running import Runner
+from evolve.adopt.child.words import Refused, Trial
+from evolve.adopt.child.workloads import Smaller
+from evolve.judge.targets import find
+from evolve.types import Json, Scalar, Workload
+
+
+def observed(order: Mapping[str, Any]) -> dict[str, Json]:
+    device = order["device"]
+    if device == "cpu":
+        standin.install(find(order["target"]))
+    kernel = _loaded(order["kernel"], device)
+    reference = _loaded(order["reference"], device)
+    function = _function(kernel, order["kernel"], order["function"])
+    found = facts.of(kernel)
+    if device == "cpu":
+        _one_configuration(kernel)
+    runner = Runner(reference, function, _function(reference, order["reference"], order["reference_function"]), device)
+    timed = [w for w in workloads.given(reference) if w.role == "time"]
+    smaller, floats = _smaller(runner, timed[0], device)
+    trials = [*smaller.trials, *(_whole(runner, timed, floats) if device != "cpu" else [])]
+    return {
+        **found,
+        "best": _best(kernel) if device != "cpu" else {},
+        "signature": facts.signature(function),
+        "floats": floats.get(own.FLOATS),
+        **_concluded(runner, smaller, trials, floats),
+        **_sizes(runner, timed, smaller),
+    }
+
+
+def _loaded(path: str, device: str) -> ModuleType:
+    try:
+        return standin.module(Path(path), f"own_{Path(path).stem}") if device == "cpu" else own.module(Path(path))
+    except (Exception, SystemExit) as error:  # a user's file may raise anything; the sentence names it
+        line = next((f":{f.lineno}" for f in reversed(_frames(error)) if f.filename == path), "")
+        raise Refused(f"{path}{line}: does not load: {type(error).__name__}: {error}.") from error
+
+
+def _frames(error: BaseException) -> Any:
+    import traceback
+
+    return traceback.extract_tb(error.__traceback__)
+
+
+def _function(module: ModuleType, path: str, name: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        there = ", ".join(
+            n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__
+        )
+        raise Refused(f"{path}: there is no {name}; it has {there or 'no function'}.")
+    if hasattr(found, "arg_names") or hasattr(found, "configs"):
+        raise Refused(f"{path}: {name} is a kernel; name the function that launches it, which you call today.")
+    if not inspect.isfunction(found):
+        kind = "a method of an autograd function" if inspect.ismethod(found) else f"a {type(found).__name__}"
+        raise Refused(f"{path}: {name} is {kind}; name a plain function that allocates and launches.")
+    return found
+
+
+def _one_configuration(module: ModuleType) -> None:
+    """There is nothing to choose by here: the first one runs."""
+    for value in vars(module).values():
+        kernel = value
+        while hasattr(kernel, "fn"):
+            if hasattr(kernel, "configs"):
+                kernel.configs = kernel.configs[:1]
+            kernel = kernel.fn
+
+
+def _best(module: ModuleType) -> dict[str, Json]:
+    """What each autotuner chose for the workload that ran last: the first that the user names."""
+    return {
+        name: {**value.best_config.kwargs, **{o: getattr(value.best_config, o, None) for o in facts.OPTIONS}}
+        for name, value in vars(module).items()
+        if hasattr(value, "configs") and getattr(value, "best_config", None) is not None
+    }
+
+
+def _smaller(runner: Runner, timed: Workload, device: str) -> tuple[Smaller, dict[str, Scalar]]:
+    """On the CPU bfloat16 runs as float16, which the interpreter computes rightly, if the original takes it."""
+    choices: list[dict[str, Scalar]] = [{own.FLOATS: "bfloat16"}]
+    if device == "cpu":
+        choices.insert(0, {own.FLOATS: "float16"})
+    if not _has_bfloat16(runner, timed):
+        choices = [{}]
+    for floats in choices:
+        smaller = Smaller(runner, floats)
+        try:
+            smaller.find(timed)
+        except Refused:
+            if floats is choices[-1]:
+                raise
+        else:
+            return smaller, floats
+    raise AssertionError
+
+
+def _has_bfloat16(runner: Runner, timed: Workload) -> bool:
+    made = runner.given(timed, 1, "meta")
+    return any(isinstance(v, torch.Tensor) and v.dtype == torch.bfloat16 for v in made.values())
+
+
+def _whole(runner: Runner, timed: list[Workload], floats: Mapping[str, Scalar]) -> list[Trial]:
+    """At the sizes that matter, where there is a GPU."""
+    bound = [Workload(name=w.name, params={**floats, **w.params}) for w in reversed(timed)]
+    return [runner.run(w) for w in bound]
+
+
+def _concluded(runner: Runner, smaller: Smaller, trials: list[Trial], floats: Mapping[str, Scalar]) -> dict[str, Json]:
+    rows, fixed = roles.arguments(trials, runner)
+    outputs = roles.outputs(trials, rows)
+    exact = floats.get(own.FLOATS) == "bfloat16" and runner.device == "cpu"
+    bounds.comparators(trials, outputs, rows, interpreted=runner.device == "cpu")
+    small = sorted(
+        smaller.trials, key=lambda t: sum(v.numel() for v in t.given.values() if isinstance(v, torch.Tensor))
+    )
+    families, left_out = (["given"], {}) if exact else bounds.families(runner, small, outputs, rows)
+    _follow(runner, smaller.trials[0].workload, outputs, floats)
+    assert runner.call is not None
+    return {
+        "arguments": rows,
+        "fixed": fixed,
+        "outputs": outputs,
+        "reference": {"arguments": dict(runner.call.reference), "narrow": any(t.narrow for t in trials)},
+        "names": runner.names,
+        "call": [*runner.call.names, *runner.call.missing],
+        "families": families,
+        "left_out": left_out,
+        "notes": smaller.notes,
+    }
+
+
+def _follow(runner: Runner, small: Workload, outputs: list[Json], floats: Mapping[str, Scalar]) -> None:
+    """Which outputs have the inputs' half precision, whichever that is."""
+    if not floats:
+        return
+    here = floats[own.FLOATS]
+    candidates = [o for o in outputs if o["dtype"] == here]
+    if runner.device == "cpu":  # float16 in place of bfloat16: what is float16 now followed
+        follow = candidates if here == "float16" else []
+    else:
+        other = Workload(name="stand_in", params={**small.params, own.FLOATS: "float16"}, role="check")
+        try:
+            trial = runner.run(other)
+            follow = [o for o in candidates if own.dtype_name(roles.tensor_of(o, trial)) == "float16"]
+        except (Refused, RuntimeError, AssertionError, ValueError, TypeError):
+            follow = []
+            for output in outputs:
+                output["no_stand_in"] = True
+    for output in follow:
+        output["dtype"] = own.FLOATS
+
+
+def _sizes(runner: Runner, timed: list[Workload], smaller: Smaller) -> dict[str, Json]:
+    every = workloads.given(runner.file)
+    more = [w for w in every if w.role != "time"]
+    if not more:
+        more = list(workloads.derived(timed, smaller.odd))
+        if runner.device != "cpu":
+            more = [w for w in more if _runs(runner, w, smaller.trials[0].workload)]
+    return {
+        "derived": len(every) == len(timed),
+        "workloads": workloads.rows([*timed, *more]),
+        "interpreted": workloads.rows([t.workload for t in smaller.trials]),
+    }
+
+
+def _runs(runner: Runner, workload: Workload, like: Workload) -> bool:
+    floats = {k: v for k, v in like.params.items() if k == own.FLOATS}
+    try:
+        runner.run(Workload(name=workload.name, params={**floats, **workload.params}))
+    except (Refused, RuntimeError, AssertionError, ValueError, TypeError):
+        return False
+    return True
+
+
+def main() -> None:
+    order = json.loads(sys.stdin.read())
+    answer: dict[str, Json]
+    try:
+        answer = observed(order)
+    except Refused as refused:
+        answer = {"refused": str(refused)}
+    Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
+    sys.stdout.flush()
+    os._exit(0)  # a user's file may have left threads
+
+
+if __name__ == "__main__":
+    main()
