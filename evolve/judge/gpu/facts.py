@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,27 @@ REFUSALS = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError,
 LOST = ("CUDA error", "illegal memory access")  # what leaves the context unusable
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Inputs and the right answer to them, the same for every baseline of a workload."""
+
+    made: tuple[Any, ...]
+    reference: tuple[torch.Tensor, ...]
+
+
+def question_of(engine: Engine, problem: Problem, workload: Workload, random_seed: int) -> Question:
+    made = problem.make_inputs(workload, engine.device, random_seed)
+    return Question(made=made, reference=answers.reference_of(problem, workload, made))
+
+
 def survey(
-    engine: Engine, problem: Problem, baseline: Baseline, workload: Workload, variant: Variant, order: Mapping[str, Any]
+    engine: Engine,
+    problem: Problem,
+    baseline: Baseline,
+    workload: Workload,
+    variant: Variant,
+    order: Mapping[str, Any],
+    question: Callable[[], Question],
 ) -> dict[str, Any]:
     """Why a baseline cannot run on this workload, or its error and its time a call. An order that is `lenient` hears
     why one failed; calibration is not: a baseline that it cannot run ends it."""
@@ -33,10 +53,11 @@ def survey(
         return {"unavailable": "it compiles at its first call"}
     if why_not := baseline.unavailable(workload):
         return {"unavailable": why_not}
+    timed = bool(order.get("timed"))
     if not order.get("lenient"):
-        return about(engine, problem, baseline, workload, variant, order)
+        return about(engine, problem, baseline, workload, variant, question(), timed=timed)
     try:
-        return about(engine, problem, baseline, workload, variant, order)
+        return about(engine, problem, baseline, workload, variant, question(), timed=timed)
     except REFUSALS as error:
         text = str(error) or type(error).__name__
         if any(word in text for word in LOST) or type(error).__name__ == "AcceleratorError":
@@ -45,31 +66,38 @@ def survey(
 
 
 def about(
-    engine: Engine, problem: Problem, baseline: Baseline, workload: Workload, variant: Variant, order: Mapping[str, Any]
+    engine: Engine,
+    problem: Problem,
+    baseline: Baseline,
+    workload: Workload,
+    variant: Variant,
+    question: Question,
+    *,
+    timed: bool,
 ) -> dict[str, Any]:
     """A baseline's error and its time a call."""
-    made = problem.make_inputs(workload, engine.device, int(order["random_seed"]))
     memory = Memory(engine.device, engine.pages, random.Random(0))
-    copies = Placed(memory, problem, workload, made).arguments
-    outputs = answers.call(problem, workload, baseline, copies)
-    reference = answers.reference_of(problem, workload, made)
-    # Held against the contract's ceiling, not the strict bound: what rounding adds up to over a long sum is no
-    # library's fault (cuBLAS in fp32 at K = 14336: 2.1e-6 on an H200).
-    found = answers.hold(
-        problem,
-        variant,
-        workload,
-        outputs or (),
-        reference,
-        made,
-        family=answers.PLAIN,
-        baseline=partial(tuple, outputs or ()),
-    )
-    us = ceilings.call_us(engine, baseline, copies) if order.get("timed") else None
-    nbytes = memory.nbytes + sum(o.nbytes for o in outputs or ())
-    del copies, outputs, reference
-    engine.synchronize()
-    memory.free()
+    try:
+        copies = Placed(memory, problem, workload, question.made).arguments
+        outputs = answers.call(problem, workload, baseline, copies)
+        # Held against the contract's ceiling, not the strict bound: what rounding adds up to over a long sum is no
+        # library's fault (cuBLAS in fp32 at K = 14336: 2.1e-6 on an H200).
+        found = answers.hold(
+            problem,
+            variant,
+            workload,
+            outputs or (),
+            question.reference,
+            question.made,
+            family=answers.PLAIN,
+            baseline=partial(tuple, outputs or ()),
+        )
+        us = ceilings.call_us(engine, baseline, copies) if timed else None
+        nbytes = memory.nbytes + sum(o.nbytes for o in outputs or ())
+        del copies, outputs
+    finally:
+        engine.synchronize()
+        memory.free()
     return {"rows": [answers.to_json(f) for f in found], "us": us, "bytes": nbytes}
 
 

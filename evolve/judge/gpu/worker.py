@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from evolve.judge.gpu.checking import Case, Checking, scrub
 from evolve.judge.gpu.clock import Phases
 from evolve.judge.gpu.driver import DriverError, Function
 from evolve.judge.gpu.engine import CudaEngine, Engine
-from evolve.judge.gpu.facts import free_bytes, surroundings, survey, workload_of
+from evolve.judge.gpu.facts import free_bytes, question_of, surroundings, survey, workload_of
 from evolve.judge.gpu.launch import Program
 from evolve.judge.gpu.memory import Memory
 from evolve.judge.gpu.quick import Desk
@@ -336,12 +336,13 @@ class Worker:
     def _baseline(self, order: Order) -> dict[str, Any]:
         """Each baseline on one workload: why not, or its error and its time a call."""
         workload, variant = workload_of(order["workload"]), self.problem.variant(order["variant"])
+        question = cache(partial(question_of, self.engine, self.problem, workload, int(order["random_seed"])))
         found: dict[str, Any] = {}
         for baseline in self.problem.baselines:
             if "only" in order and baseline.name not in order["only"]:
                 continue
             with self._phases(workload=workload.name)("baseline", name=baseline.name):
-                found[baseline.name] = survey(self.engine, self.problem, baseline, workload, variant, order)
+                found[baseline.name] = survey(self.engine, self.problem, baseline, workload, variant, order, question)
             self.engine.trim()
         return {"baselines": found}
 
