@@ -38,15 +38,16 @@ def rewrite(source: Source, context: Context) -> Applied:
     kernel = source.kernels[launch.kernel]
     if "tl.num_programs" in source.code(kernel.node):
         raise No(f"{kernel.name} already steps by the number of programs.")
-    pid = _program(source, kernel)
+    pid, var = _program(source, kernel)
     grid = grid_of(source, launch)
     if len(grid.axes) > 1 and not _splits(source, kernel):
         raise No("The grid has more than one axis, of which the rule would shorten only the first.")
     tiles, programs, each = source.fresh("tiles"), source.fresh("programs"), source.fresh("PROGRAMS_PER_SM")
     edits = Edits(source)
-    _loop(edits, kernel, pid, tiles)
+    _loop(edits, kernel, pid, var, tiles)
     edits.scalar(kernel, launch, tiles, tiles)
-    edits.tunable(each, 1, (0, 1, 2))
+    rows = "tl.dot(" not in source.code(kernel.node)  # bound by memory: several programs an SM keep it busy
+    edits.tunable(each, 4 if rows else 1, (0, 1, 2, 4, 8) if rows else (0, 1, 2))
     if "NUM_SMS" not in source.tunables:
         edits.tunable("NUM_SMS", 132)
     size = (
@@ -62,22 +63,23 @@ def rewrite(source: Source, context: Context) -> Applied:
     return Applied(source=edits.result(), hypothesis=REASON)
 
 
-def _program(source: Source, kernel: Kernel) -> Bind:
-    """The one `pid = tl.program_id(0)` on which everything else depends."""
+def _program(source: Source, kernel: Kernel) -> tuple[Bind, str]:
+    """The one line that reads tl.program_id(0), on which everything else depends; and what the tile is called."""
     axis = re.findall(r"tl\.program_id\((?:axis=)?(\w+)\)", source.code(kernel.node))
     if axis.count("0") != 1 or source.code(kernel.node).count("tl.program_id(") != len(axis):
         raise No(f"{kernel.name} does not take its tile from one program id.")
     if any(isinstance(small, cst.Return) for line in lines_of(kernel.node.body) for small in _small(line)):
         raise No(f"{kernel.name} returns early.")
     binds = Scope(source, kernel).binds
-    found = [b for b in binds if b.op == "" and b.value is not None and ast.unparse(b.value) in FIRST]
+    found = [b for b in binds if b.op == "" and b.value is not None and any(x in ast.unparse(b.value) for x in FIRST)]
     if len(found) != 1 or found[0].inside or len(_small(found[0].line)) != 1:
-        raise No(f"{kernel.name} has no plain line `pid = tl.program_id(0)`.")
+        raise No(f"{kernel.name} has no plain line that makes something from tl.program_id(0).")
     pid = found[0]
+    plain = pid.value is not None and ast.unparse(pid.value) in FIRST
     early, late = ({b.name for b in binds if (b.at < pid.at) == first} for first in (True, False))
     if early & late or len([b for b in binds if b.name == pid.name]) != 1:
         raise No("A value from before the tile is known changes afterwards, so that tiles would not be independent.")
-    return pid
+    return pid, pid.name if plain else source.fresh("tile")
 
 
 def _splits(source: Source, kernel: Kernel) -> bool:
@@ -92,13 +94,19 @@ def _small(line: cst.CSTNode) -> list[cst.BaseSmallStatement]:
     return list(line.body) if isinstance(line, cst.SimpleStatementLine) else []
 
 
-def _loop(edits: Edits, kernel: Kernel, pid: Bind, tiles: str) -> None:
+def _loop(edits: Edits, kernel: Kernel, pid: Bind, var: str, tiles: str) -> None:
     lines = list(kernel.node.body.body)
     rest = lines[lines.index(pid.line) + 1 :]
     if not rest:
         raise No(f"{kernel.name} does nothing with its program id.")
-    head = f"for {pid.name} in tl.range(tl.program_id(0), {tiles}, tl.num_programs(0)):\n"
+    head = f"for {var} in tl.range(tl.program_id(0), {tiles}, tl.num_programs(0)):\n"
     body = "".join(edits.source.module.code_for_node(line) for line in rest)
+    if var != pid.name:
+        text = edits.source.module.code_for_node(pid.line)
+        spelled = next((x for x in FIRST if x in text), None)
+        if spelled is None:
+            raise No("The program id is written in a way that the rule does not follow.")
+        body = text.replace(spelled, var) + body
     edits.replace(pid.line, head + textwrap.indent(body, "    "))
     for line in rest:
         edits.replace(line, "")

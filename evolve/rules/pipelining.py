@@ -1,4 +1,4 @@
-"""Pipelining depth of one loop: `tl.range(..., num_stages=n)`.
+"""Pipelining depth of one loop: `tl.range(..., num_stages=LOOP_STAGES)`, a tunable.
 
 Triton pipelines by the kernel's num_stages only loops with a dot. A loop that streams rows is left alone until it asks,
 and a dot loop may want another depth than the kernel's. Whether the stages fit is for the build to say where the blocks
@@ -14,13 +14,13 @@ import libcst as cst
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
 from evolve.rules.match import RANGES, dot_loop
-from evolve.rules.source import Kernel, Source, literal
+from evolve.rules.source import Kernel, Source
 from evolve.rules.symbols import Scope
 
 REASON = (
-    "Let the loads of the loop over `{var}` run {stages} iterations ahead: memory latency then hides behind the work."
+    "Let the loads of the loop over `{var}` run some iterations ahead: memory latency then hides behind the work."
 )
-DEPTHS = (2, 3, 4, 5)
+DEPTHS = (1, 2, 3, 4, 5)
 
 
 def rewrite(source: Source, context: Context) -> Applied:
@@ -30,16 +30,17 @@ def rewrite(source: Source, context: Context) -> Applied:
     kernel, loop = context.random.choice(found)
     call = Scope(source, kernel).tree(loop.iter)
     assert isinstance(call, ast.Call)
-    now = next((literal(ast.unparse(k.value)) for k in call.keywords if k.arg == "num_stages"), None)
-    stages = context.random.choice([d for d in DEPTHS if d != now])
+    stages = source.fresh("LOOP_STAGES")
     others = [f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords if k.arg != "num_stages"]
     parts = [*(ast.unparse(a) for a in call.args), *others, f"num_stages={stages}"]
     edits = Edits(source)
     edits.expression(loop.iter, f"tl.range({', '.join(parts)})")
+    edits.constexpr(kernel, source.launch_of(kernel), stages, stages, "1")
+    edits.tunable(stages, 3, DEPTHS)
     streams = "tl.dot" not in source.code(loop) and "tl.load" in source.code(loop)
     return Applied(
         source=edits.result(),
-        hypothesis=REASON.format(var=source.code(loop.target), stages=stages),
+        hypothesis=REASON.format(var=source.code(loop.target)),
         signature={"LDGSTS": ">0"} if streams else {},
     )
 
@@ -70,4 +71,4 @@ def _has_depth(source: Source, kernel: Kernel, scope: Scope, loop: cst.For) -> b
     return found.loop.node is loop and found.launch.options.get("num_stages") in source.tunables
 
 
-RULE = Rule(name="pipelining depth", reason=REASON.format(var="k", stages="more"), rewrite=rewrite)
+RULE = Rule(name="pipelining depth", reason=REASON.format(var="k"), rewrite=rewrite)
