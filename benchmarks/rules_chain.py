@@ -27,6 +27,7 @@ DRAWS = 60  # of a rule's moves, before its word is given up
 
 CHAINS: dict[str, tuple[str, ...]] = {
     "matmul": (
+        "wider space",
         "tensor descriptors",
         "program order: in groups",
         "persistent grid",
@@ -36,6 +37,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "warp specialization",
     ),
     "matmul_gelu": (
+        "wider space",
         "tensor descriptors",
         "program order: in groups",
         "persistent grid",
@@ -43,6 +45,8 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "epilogue subtiling",
         "warp specialization",
     ),
+    "layernorm_residual": ("persistent grid", "loads before the loop", "pipelining depth"),
+    "paged_decode": ("wider space", "split keys", "scale in the exponent"),
     "attention": (
         "tensor descriptors",
         "scale in the exponent",

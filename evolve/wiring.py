@@ -231,6 +231,9 @@ def council(config: RunConfig, problem: Problem, folder: Path) -> Council:
         "target": config.target,
         "triton": environment()["versions"]["triton"] or "",
         "random_seed": config.random_seed,
+        "allows": chosen.allows,
+        "repeat": chosen.repeat,
+        "tuned": config.tuner.enabled,
         "folder": folder,
         "slots": max(1, (lanes - 1) // max(1, mailboxes)),  # one lane is always left to the others
     }

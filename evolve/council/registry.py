@@ -34,6 +34,9 @@ def rules(
     target: str = "sm_90",
     triton: str = "",
     random_seed: int = 0,
+    allows: frozenset[str] = frozenset(),
+    repeat: float = 0.0,
+    tuned: bool = False,
 ) -> Member:
     from evolve.council.rules import RulesMember  # brings libcst, which only a run with rules needs
     from evolve.rules import RULES
@@ -44,7 +47,15 @@ def rules(
             raise ConfigError(f'council: member "{name}": no rule "{rule}"{_nearest(rule, known)}')
     chosen = [known[rule] for rule in rules] or list(RULES)
     return RulesMember(
-        name=name, rules=chosen, workloads=workloads, target=target, triton=triton, random_seed=random_seed
+        name=name,
+        rules=chosen,
+        workloads=workloads,
+        target=target,
+        triton=triton,
+        random_seed=random_seed,
+        allows=allows,
+        repeat=repeat,
+        tuned=tuned,
     )
 
 

@@ -1,8 +1,10 @@
 """The member that needs no network: it rewrites the parent by one rule a step.
 
-Which rule is a bandit's choice, from what became of each rule's candidates; which of a rule's moves is chance from
-`(random_seed, step)`. It learns only from events, so that a resumed run chooses as an uninterrupted one would. It does
-not combine rules in one step: one move a step is what makes a verdict a lesson. It takes no time worth writing down.
+Rules have an order to begin with, what an engineer would try first; what ails the parent, by the judge's own words,
+moves remedies to the front, and what became of each rule's candidates moves it up or down. Mostly the first that has a
+new move is taken, so that a known good chain needs no luck; one step in five is a bandit's, so that no order is for
+ever. Which of a rule's moves is chance from `(random_seed, step)`. It learns only from events, so that a resumed run
+chooses as an uninterrupted one would. It does not combine rules in one step: one move a step makes a verdict a lesson.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ import random
 from collections.abc import Sequence
 
 from evolve.rules import RULES, Applied, Context, Rule, apply
+from evolve.rules.ails import ails, urgency
 from evolve.types import Attempt, Confirmed, Draw, Event, Judged, Prompt, Replied, Reply, Scalar, Workload, digest_of
 
+EXPLORES = 0.2  # of all steps, by Thompson sampling
+KEPT = 0.25  # of a loss: the child is as good as its parent, and may be what the next move needs
 TRIES = 12  # draws of a rule's own moves before the next rule has its turn
 BETTER = 1.005  # a gain smaller than this is noise
 
@@ -29,10 +34,14 @@ class RulesMember:
         random_seed: int = 0,
         name: str = "rules",
         rules: Sequence[Rule] = RULES,
+        allows: frozenset[str] = frozenset(),
+        repeat: float = 0.0,
+        tuned: bool = False,
     ) -> None:
         self._workloads = tuple(workloads)
         self._target, self._triton, self._random_seed = target, triton, random_seed
         self._name, self._rules = name, tuple(rules)
+        self._allows, self._repeat, self._tuned = allows, repeat, tuned
         self._known: set[str] = set()  # digests of sources that were proposed or judged, by anyone
         self._scores: dict[str, float] = {}
         self._rule_at: dict[int, str] = {}  # step -> rule, while its verdict is out
@@ -48,7 +57,7 @@ class RulesMember:
             return self._nothing("there is no parent to rewrite, and rules cannot draft")
         rng = random.Random(f"{self._random_seed}:{draw.step}")
         reasons = []
-        for rule in self._order(rng):
+        for rule in self._order(rng, ails(draw.parent.evaluation)):
             found = self._move(rule, draw.parent, rng)
             if isinstance(found, Applied):
                 self._known.add(digest_of(found.source))
@@ -75,17 +84,23 @@ class RulesMember:
         if rule is None:
             return
         before = self._scores.get(candidate.parent_id or "", 0.0)
-        won = event.evaluation.passed and score > before * BETTER
-        tally = self._wins if won else self._losses
-        tally[rule] = tally.get(rule, 0.0) + 1.0
+        if event.evaluation.passed and score > before * BETTER:
+            self._wins[rule] = self._wins.get(rule, 0.0) + 1.0
+        else:
+            kept = event.evaluation.passed and score * BETTER > before
+            self._losses[rule] = self._losses.get(rule, 0.0) + (KEPT if kept else 1.0)
 
-    def _order(self, rng: random.Random) -> list[Rule]:
-        """Thompson sampling: a rule that often helped comes first often, one that never did is still tried at times."""
-        drawn = [
-            (r.weight * rng.betavariate(1 + self._wins.get(r.name, 0.0), 1 + self._losses.get(r.name, 0.0)), i)
-            for i, r in enumerate(self._rules)
-        ]
-        return [self._rules[i] for _, i in sorted(drawn, reverse=True)]
+    def _order(self, rng: random.Random, ailing: frozenset[str]) -> list[Rule]:
+        """The best first: by what is expected of each, or, one step in five, by a draw from what it may be worth."""
+        explores = rng.random() < EXPLORES
+
+        def worth(rule: Rule) -> float:
+            wins, losses = self._wins.get(rule.name, 0.0), self._losses.get(rule.name, 0.0)
+            share = rng.betavariate(1 + wins, 1 + losses) if explores else (1 + wins) / (1 + wins + losses)
+            return rule.weight * urgency(rule, ailing) * share
+
+        drawn = [(worth(rule), -place) for place, rule in enumerate(self._rules)]
+        return [self._rules[-place] for _, place in sorted(drawn, reverse=True)]
 
     def _move(self, rule: Rule, parent: Attempt, rng: random.Random) -> Applied | str:
         context = Context(
@@ -95,6 +110,9 @@ class RulesMember:
             triton=self._triton,
             traits=parent.evaluation.traits,
             parameters=_best_parameters(parent),
+            allows=self._allows,
+            repeat=self._repeat,
+            tuned=self._tuned or "tune" in parent.evaluation.evidence,
         )
         seen: list[str] = []
         while len(seen) < TRIES and (len(seen) < 3 or len(set(seen)) > 1):  # three alike: it knows one move only

@@ -21,20 +21,24 @@ from evolve.rules import (
     pipelining,
     program_order,
     split_k,
+    split_keys,
     undo,
     warp_specialize,
+    widen,
 )
 from evolve.rules.base import Applied, Context, Declined, No, Rule
 from evolve.rules.source import parse
 
 RULES: tuple[Rule, ...] = (
     parameters.RULE,
+    widen.RULE,
     program_order.RULE,
     descriptors.RULE,
     even_k.RULE,
     persistent.RULE,
     flatten.RULE,
     split_k.RULE,
+    split_keys.RULE,
     warp_specialize.RULE,
     epilogue.RULE,
     modulo.RULE,

@@ -31,6 +31,9 @@ class Context:
     triton: str = ""
     traits: Mapping[str, Scalar] = field(default_factory=dict)
     parameters: Mapping[str, Scalar] = field(default_factory=dict)  # the parent's best at its heaviest workload
+    allows: frozenset[str] = frozenset()  # edits of precision that the variant's contract permits
+    repeat: float = 0.0  # what two runs of one launch may differ by; 0: not a bit
+    tuned: bool = False  # a tuner chooses numbers, so that a rule need not
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -65,3 +68,8 @@ class Rule:
     reason: str  # one sentence: why an engineer tries it
     rewrite: Callable[[Source, Context], Applied]
     weight: float = 1.0  # how early it is tried, before anything is known about it
+    helps: frozenset[str] = frozenset()  # what it is a remedy for, of AILS; empty: for nothing in particular
+
+
+# What may ail a parent, as the judge says or as its traits show.
+AILS = ("compute", "memory", "latency", "launch", "few programs", "ragged waves", "spills", "no wgmma", "masks")

@@ -274,4 +274,10 @@ def _store(edits: Edits, found: DotLoop, plan: Plan, switch: str) -> None:
     edits.replace(plan.tile.line, new + "\n".join(f"    {row}" for row in old.splitlines()) + "\n")
 
 
-RULE = Rule(name="tensor descriptors", reason=REASON, rewrite=rewrite, weight=2.0)
+RULE = Rule(
+    name="tensor descriptors",
+    reason=REASON,
+    rewrite=rewrite,
+    weight=3.0,
+    helps=frozenset({"compute", "latency", "masks"}),
+)

@@ -129,4 +129,6 @@ def _blocks(source: Source, line: cst.CSTNode) -> tuple[str, str, cst.BaseExpres
     raise No("The descriptor of the output does not state its block as two names.")
 
 
-RULE = Rule(name="epilogue subtiling", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="epilogue subtiling", reason=REASON, rewrite=rewrite, weight=1.6, helps=frozenset({"compute", "spills"})
+)

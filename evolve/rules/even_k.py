@@ -78,4 +78,10 @@ def _along(found: DotLoop, tile: Tile, part: ast.expr) -> bool:
     return False
 
 
-RULE = Rule(name="EVEN_K", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="EVEN_K",
+    reason=REASON,
+    rewrite=rewrite,
+    weight=0.8,
+    helps=frozenset({"latency", "masks"}),
+)

@@ -197,4 +197,10 @@ class _Fold(ast.NodeTransformer):
         return node
 
 
-RULE = Rule(name="exp2", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="exp2",
+    reason=REASON,
+    rewrite=rewrite,
+    weight=2.8,
+    helps=frozenset({"compute"}),
+)

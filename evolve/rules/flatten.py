@@ -58,4 +58,10 @@ def _where(found: DotLoop, switch: str) -> str:
     return " and ".join([switch, *split, *(f"not ({s})" for s in special)])
 
 
-RULE = Rule(name="flattened loops", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="flattened loops",
+    reason=REASON,
+    rewrite=rewrite,
+    weight=1.9,
+    helps=frozenset({"compute", "latency"}),
+)

@@ -145,4 +145,10 @@ class _Fold(ast.NodeTransformer):
         return own
 
 
-RULE = Rule(name="scale in the exponent", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="scale in the exponent",
+    reason=REASON,
+    rewrite=rewrite,
+    weight=2.3,
+    helps=frozenset({"compute"}),
+)

@@ -85,4 +85,6 @@ def _from_program(scope: Scope, node: ast.expr) -> bool:
     return False
 
 
-RULE = Rule(name="heaviest first", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="heaviest first", reason=REASON, rewrite=rewrite, weight=1.8, helps=frozenset({"compute", "ragged waves"})
+)

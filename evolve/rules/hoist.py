@@ -102,4 +102,10 @@ def _pointed(scope: Scope, kernel: Kernel) -> set[str]:
     return heads
 
 
-RULE = Rule(name="loads before the loop", reason=REASON.format(names="what all tiles share"), rewrite=rewrite)
+RULE = Rule(
+    name="loads before the loop",
+    reason=REASON.format(names="what all tiles share"),
+    rewrite=rewrite,
+    weight=1.9,
+    helps=frozenset({"latency", "memory"}),
+)

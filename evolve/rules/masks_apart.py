@@ -236,4 +236,6 @@ def _made_inside(found: Stream, text: str) -> bool:
     return any(found.loop.node in b.inside for name in identifiers(text) for b in found.scope.of(name))
 
 
-RULE = Rule(name="masked blocks apart", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="masked blocks apart", reason=REASON, rewrite=rewrite, weight=2.1, helps=frozenset({"compute", "masks"})
+)

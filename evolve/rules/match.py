@@ -190,7 +190,7 @@ def loop_of(scope: Scope, node: cst.For) -> Loop:
     step = texts[2] if len(texts) == 3 else "1"
     counts = step == "1"
     if counts:
-        start_stop = tiles(scope.resolved(stop, at))
+        start_stop = tiles(stop) or tiles(scope.resolved(stop, at))
         if start_stop is None or start != "0":
             raise No(f"The loop counts to `{stop}`, which is not tl.cdiv(extent, block) from 0.")
         stop, step = start_stop

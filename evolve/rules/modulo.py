@@ -84,4 +84,10 @@ def _masked(tile: Tile, condition: str) -> str:
     return f"tl.load({', '.join([ast.unparse(call.args[0]), f'mask={whole}', 'other=0.0', *others])})"
 
 
-RULE = Rule(name="modulo removal", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="modulo removal",
+    reason=REASON,
+    rewrite=rewrite,
+    weight=1.3,
+    helps=frozenset({"latency", "masks"}),
+)

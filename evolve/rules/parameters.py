@@ -52,12 +52,14 @@ class Roles:
 
 
 def rewrite(source: Source, context: Context) -> Applied:
-    launch, added = _with_options(source)
+    if context.tuned:
+        raise No("A tuner is at work, which finds the numbers of every workload by itself.")
+    launch, added = with_options(source)
     point = {**source.tunables, **added}
     point.pop("NUM_SMS", None)
     if not point:
         raise No("The entry has no keyword-only parameters with literal defaults, so that there is nothing to choose.")
-    roles = _roles(source, context)
+    roles = roles_of(source, context)
     start = {**point, **{k: v for k, v in context.parameters.items() if k in point}}
     proposals = list(_proposals(source, context, roles, start))
     proposals = [p for p in proposals if {**point, **p} != point]
@@ -79,7 +81,7 @@ def rewrite(source: Source, context: Context) -> Applied:
     )
 
 
-def _with_options(source: Source) -> tuple[Launch | None, dict[str, int]]:
+def with_options(source: Source) -> tuple[Launch | None, dict[str, int]]:
     """num_warps and num_stages, where one launch leaves them to Triton or states them as numbers."""
     if len(source.launches) != 1:
         return None, {}
@@ -98,7 +100,7 @@ def _parameters(source: Source) -> set[str]:
     return {p.name.value for p in (*params.params, *params.kwonly_params)}
 
 
-def _roles(source: Source, context: Context) -> Roles | None:
+def roles_of(source: Source, context: Context) -> Roles | None:
     try:
         found = dot_loop(source)
         m, n = _accumulator_blocks(found)
@@ -139,7 +141,7 @@ def _proposals(
             point = next(filter(roles.feasible, fewer), None)
             if point is not None:
                 yield from [point] * (2 if rank < 2 else 1)
-    tune = _space(source)
+    tune = space_of(source)
     for name, value in start.items():
         for other in _beside(name, value, tune.get(name)):
             beside = {**start, name: other}
@@ -175,7 +177,7 @@ def _beside(name: str, value: Scalar, space: Sequence[Scalar] | None) -> list[Sc
     return []
 
 
-def _space(source: Source) -> dict[str, tuple[Scalar, ...]]:
+def space_of(source: Source) -> dict[str, tuple[Scalar, ...]]:
     value = literal(source.code(source.tune)) if source.tune is not None else None
     if not isinstance(value, dict):
         return {}

@@ -155,4 +155,10 @@ def _without_meta(node: ast.Lambda, launch: Launch) -> ast.expr:
     return tree(substitute(ast.unparse(body), {}))
 
 
-RULE = Rule(name="persistent grid", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="persistent grid",
+    reason=REASON,
+    rewrite=rewrite,
+    weight=2.0,
+    helps=frozenset({"latency", "launch", "memory", "ragged waves"}),
+)

@@ -17,9 +17,7 @@ from evolve.rules.match import RANGES, dot_loop
 from evolve.rules.source import Kernel, Source
 from evolve.rules.symbols import Scope
 
-REASON = (
-    "Let the loads of the loop over `{var}` run some iterations ahead: memory latency then hides behind the work."
-)
+REASON = "Let the loads of the loop over `{var}` run some iterations ahead: memory latency then hides behind the work."
 DEPTHS = (1, 2, 3, 4, 5)
 
 
@@ -71,4 +69,10 @@ def _has_depth(source: Source, kernel: Kernel, scope: Scope, loop: cst.For) -> b
     return found.loop.node is loop and found.launch.options.get("num_stages") in source.tunables
 
 
-RULE = Rule(name="pipelining depth", reason=REASON.format(var="k"), rewrite=rewrite)
+RULE = Rule(
+    name="pipelining depth",
+    reason=REASON.format(var="k"),
+    rewrite=rewrite,
+    weight=1.7,
+    helps=frozenset({"latency", "memory"}),
+)

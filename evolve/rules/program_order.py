@@ -198,4 +198,10 @@ def _write(edits: Edits, order: Order, row: list[str], column: str) -> None:
     edits.replace(last.line, "\n".join([*row, column]) + "\n")
 
 
-RULE = Rule(name="program order", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="program order",
+    reason=REASON,
+    rewrite=rewrite,
+    weight=2.2,
+    helps=frozenset({"compute", "memory"}),
+)

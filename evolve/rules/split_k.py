@@ -220,4 +220,10 @@ def _otherwise(branch: cst.If, line: cst.CSTNode) -> bool:
     return isinstance(branch.orelse, cst.Else) and line in branch.orelse.body.body
 
 
-RULE = Rule(name="split-K", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="split-K",
+    reason=REASON,
+    rewrite=rewrite,
+    weight=2.4,
+    helps=frozenset({"few programs"}),
+)

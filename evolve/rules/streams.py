@@ -14,7 +14,7 @@ import libcst as cst
 
 from evolve.rules.base import No
 from evolve.rules.edits import Edits
-from evolve.rules.match import Loop, Tile, called, loop_of, tile_of, tree_or_none
+from evolve.rules.match import RANGES, Loop, Tile, called, loop_of, tile_of, tree_or_none
 from evolve.rules.source import Kernel, Launch, Source
 from evolve.rules.symbols import Bind, Scope
 
@@ -116,8 +116,32 @@ def _streams(source: Source, kernel: Kernel) -> Iterator[Stream]:
             continue
         own = [x for x in line.body.body if not isinstance(x, cst.For)]
         if sum(source.code(x).count("tl.dot(") for x in own) > 1:
-            loop = loop_of(scope, line)
+            loop = _loop(scope, line)
             yield Stream(source=source, kernel=kernel, launch=source.launch_of(kernel), scope=scope, loop=loop)
+
+
+def _loop(scope: Scope, node: cst.For) -> Loop:
+    """As a loop over elements where it can be read so; else it counts turns, from wherever it starts."""
+    try:
+        return loop_of(scope, node)
+    except No:
+        call = scope.tree(node.iter)
+        plain = isinstance(node.target, cst.Name) and isinstance(call, ast.Call) and len(call.args) in (1, 2)
+        if not plain or not isinstance(call, ast.Call) or ast.unparse(call.func) not in RANGES:
+            raise
+        at, inside = next((at, inside) for at, line, inside in scope.lines if line is node)
+        texts = [ast.unparse(a) for a in call.args]
+        return Loop(
+            node=node,
+            at=at,
+            head=ast.unparse(call.func),
+            var=scope.source.code(node.target),
+            start=texts[0] if len(texts) == 2 else "0",
+            stop=texts[-1],
+            step="1",
+            counts=True,
+            inside=inside,
+        )
 
 
 def restrict(edits: Edits, scope: Scope, loop: cst.For, option: str, condition: str) -> None:

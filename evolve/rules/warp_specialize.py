@@ -171,4 +171,10 @@ def _four_warps(edits: Edits, found: DotLoop | Stream) -> None:
             edits.expression(arg.value, str(wanted))
 
 
-RULE = Rule(name="warp specialization", reason=REASON, rewrite=rewrite)
+RULE = Rule(
+    name="warp specialization",
+    reason=REASON,
+    rewrite=rewrite,
+    weight=1.5,
+    helps=frozenset({"compute"}),
+)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from evolve.council.rules import RulesMember
@@ -112,21 +113,44 @@ def test_what_others_had_judged_is_not_proposed():
 
 def test_a_rule_that_wins_is_asked_more_often():
     who = member()
-    for step in range(1, 30):
+    for step, rule in enumerate([r.name for r in RULES] * 2, start=1):
         text = f"Hypothesis: x.\n\n```python\n{step}\n```\n"
-        good = step % 2
-        reply = Reply(member="rules", text=text, model="program order" if good else "parameters")
+        good = rule == "program order"
+        reply = Reply(member="rules", text=text, model=rule)
         who.observe(Replied(step=step, reply=reply))
         candidate = Candidate(step=step, source=f"{step}", member="rules", kind="rule", parent_id=parent().id)
         evaluation = passed(2.0) if good else Evaluation(verdict=Verdict.INCORRECT)
         who.observe(Judged(step=step, evaluation=evaluation, candidate=candidate))
     plain, learned = Counter[str](), Counter[str]()
-    for step in range(100, 140):
+    for step in range(100, 120):
         plain[ask(member(), step).model] += 1
-    for step in range(100, 103):
-        learned[ask(who, step).model] += 1
-    assert plain["parameters"] > 0
-    assert learned["parameters"] == 0
+        learned[ask(who, step, parent(SEED + "\n" * step)).model] += 1
+    assert plain.most_common(1)[0][0] == "tensor descriptors"
+    assert learned.most_common(1)[0][0] == "program order"
+    assert learned["parameters"] < learned["program order"]
+
+
+def test_what_ails_the_parent_moves_its_remedy_forward():
+    few = "16 programs for 132 SMs: smaller tiles, or split the reduction."
+    evaluation = replace(passed(1.0), feedback=few)
+    ailing = Attempt(candidate=parent().candidate, evaluation=evaluation)
+    skinny = (Workload(name="w", params={"M": 512, "N": 512, "K": 16384, "dtype": "float16"}),)
+    asked = Counter(
+        asyncio.run(
+            RulesMember(workloads=skinny, triton="3.7.1", random_seed=n).ask(
+                Draw(step=1, island=0, parent=ailing), PROMPT
+            )
+        ).model
+        for n in range(12)
+    )
+    assert asked.most_common(1)[0][0] == "split-K"
+
+
+def test_a_tuner_leaves_no_numbers_to_rules():
+    who = RulesMember(workloads=WORKLOADS, triton="3.7.1", tuned=True)
+    asked = [ask(who, step).model for step in range(1, 25)]
+    assert "wider space" in asked
+    assert "parameters" not in asked
 
 
 def test_the_tuners_point_becomes_the_start():
