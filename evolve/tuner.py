@@ -111,6 +111,15 @@ class Tuner:
         """The fastest, and of equals the first."""
         return next(iter(self.leaders(1)), None)
 
+    def stale(self, better: float) -> int:
+        """Points told since the first that the best is less than `better` times as fast as."""
+        best = self.best
+        if best is None or best.value_us is None:
+            return 0
+        most = best.value_us * better
+        first = next(i for i, t in enumerate(self.trials) if t.value_us is not None and t.value_us <= most)
+        return len(self.trials) - first - 1
+
     def leaders(self, n: int) -> list[Trial]:
         return sorted((t for t in self.trials if t.value_us is not None), key=lambda t: t.value_us or 0.0)[:n]
 

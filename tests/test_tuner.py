@@ -155,10 +155,10 @@ def test_nothing_feasible_has_no_best():
 
 def test_150_questions_take_about_a_second():
     run(Tuner(SPACE, points=5))  # the import
-    began = time.perf_counter()
+    began = time.process_time()  # the machine may be busy with others
     asked = run(Tuner(SPACE, points=150, feasible=Limits(shared_bytes=232_448, element_bytes=2)))
     assert len(asked) == 150
-    assert time.perf_counter() - began < 6, "about one second where nobody else computes"
+    assert time.process_time() - began < 5, "about one second of a quick core"
 
 
 def test_optuna_says_nothing(caplog, capfd):
@@ -283,3 +283,26 @@ def test_flags_count_and_nothing_has_nothing_near():
     assert nearest(table, {"M": 64, "causal": True}) == {"x": 1}
     assert nearest(table, {"M": 0, "layout": "nt"}) == {"x": 1}, "the first of equals, whatever is asked"
     assert nearest([], {"M": 1}) == {}
+
+
+def test_who_has_not_found_better_for_long_is_stale():
+    tuner = Tuner({"x": tuple(range(30))}, points=30)
+    values = iter([None, 90.0, 100.0, 89.5, 95.0, None])
+    assert tuner.stale(1.01) == 0
+    for _ in range(6):
+        (point,) = tuner.ask()
+        tuner.tell(point, next(values))
+    assert tuner.stale(1.01) == 4, "89.5 is no better than 90 by more than one in a hundred"
+    (point,) = tuner.ask()
+    tuner.tell(point, 50.0)
+    assert tuner.stale(1.01) == 0
+
+
+def test_what_is_suggested_is_asked_next_and_once():
+    tuner = Tuner(SPACE, points=20)
+    (first,) = tuner.ask()
+    tuner.suggest([BEST, first, {**BEST, "BLOCK_M": 16}, BEST])
+    assert tuner.ask(2) == [BEST, {**BEST, "BLOCK_M": 16}]
+    limited = Tuner(SPACE, points=20, feasible=lambda p: "no" if p["BLOCK_M"] == 16 else None)
+    limited.suggest([{**BEST, "BLOCK_M": 16}, BEST])
+    assert limited.ask()[0] == BEST

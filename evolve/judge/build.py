@@ -30,6 +30,7 @@ from evolve.judge import buildworker
 from evolve.judge.builderrors import explain
 from evolve.judge.buildserver import Server, text_of
 from evolve.judge.plan import Launch, Lowered
+from evolve.judge.sass import inspect_cubin
 from evolve.judge.stages import Binary, Built, Ruling, Target
 from evolve.types import Verdict
 
@@ -49,7 +50,7 @@ class Builder:
             (cache / name).mkdir(mode=0o700, exist_ok=True)
         _sweep(cache / "staging")
         self._triton = _triton_version()
-        self._under_way: dict[str, Future[Binary | Ruling]] = {}
+        self._under_way: dict[tuple[str, bool], Future[Binary | Ruling]] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="build")
@@ -66,15 +67,18 @@ class Builder:
         binaries = {key: made for key, made in each.items() if isinstance(made, Binary)}
         return Built(binaries=binaries, seconds=time.monotonic() - started)
 
-    def build_each(self, lowered: Lowered, *, timeout: float | None = None) -> Mapping[Key, Binary | Ruling]:
-        """The same without raising: the tuner's points fail one by one, and need not get all the time there is."""
+    def build_each(
+        self, lowered: Lowered, *, timeout: float | None = None, lean: bool = False
+    ) -> Mapping[Key, Binary | Ruling]:
+        """The same without raising: the tuner's points fail one by one, and need not get all the time there is. Where
+        they are timed nobody counts their instructions, which takes as long as a compile: `lean`."""
         launches: dict[Key, Launch] = {}
         for plan in lowered.plans:
             for launch in plan.launches:
                 launches.setdefault((launch.ttir, launch.options), launch)
         try:
             seconds = min(self.timeout, timeout or self.timeout)
-            orders = {key: self._order(x, lowered.modules[x.ttir], seconds) for key, x in launches.items()}
+            orders = {key: self._order(x, lowered.modules[x.ttir], seconds, lean) for key, x in launches.items()}
             return {key: order.result() for key, order in orders.items()}
         except CancelledError as error:
             raise MachineryError(CLOSED) from error
@@ -86,40 +90,43 @@ class Builder:
         self._server.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _order(self, launch: Launch, text: str, seconds: float) -> Future[Binary | Ruling]:
+    def _order(self, launch: Launch, text: str, seconds: float, lean: bool) -> Future[Binary | Ruling]:
         """One compile for all who ask for the same key at the same time. The first one says how long it may take."""
         key = self.key(text, launch.options)
         with self._lock:
             if self._closed:
                 raise MachineryError(CLOSED)
-            if key not in self._under_way:
-                future = self._threads.submit(self._make, key, launch, text, seconds)
-                self._under_way[key] = future
-                future.add_done_callback(lambda _: self._under_way.pop(key, None))
+            name = (key, lean)
+            if name not in self._under_way:
+                future = self._threads.submit(self._make, key, launch, text, seconds, lean)
+                self._under_way[name] = future
+                future.add_done_callback(lambda _: self._under_way.pop(name, None))
                 return future
-            return self._under_way[key]
+            return self._under_way[name]
 
     def key(self, text: str, options: Sequence[tuple[str, int]]) -> str:
         facts = [self.target.backend, self.target.arch, self._triton, sorted(options)]
         return hashlib.sha256(f"{json.dumps(facts)}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
-    def _make(self, key: str, launch: Launch, text: str, seconds: float) -> Binary | Ruling:
+    def _make(self, key: str, launch: Launch, text: str, seconds: float, lean: bool) -> Binary | Ruling:
         home = self.cache / "kernels" / key
         if not (home / buildworker.DONE).is_file():
             folder = _folder(self.cache)
             try:
-                ended = self._compile(folder, launch, text, seconds)
+                ended = self._compile(folder, launch, text, seconds, lean)
                 if ended is not None:
                     return ended
                 _settle(folder, home)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+        if not lean:
+            _complete(home)
         return self._fits(self._read(key, home), home)
 
-    def _compile(self, folder: Path, launch: Launch, text: str, seconds: float) -> Ruling | None:
+    def _compile(self, folder: Path, launch: Launch, text: str, seconds: float, lean: bool) -> Ruling | None:
         """None where it built; the order's folder then holds the result."""
         (folder / "kernel.ttir").write_text(text, encoding="utf-8", errors="surrogatepass")
-        order = {"folder": str(folder), "options": launch.options, "timeout": seconds}
+        order = {"folder": str(folder), "options": launch.options, "timeout": seconds, "lean": lean}
         ended = self._server.run(order)
         if not ended["late"] and ended["code"] == 0 and (folder / buildworker.DONE).is_file():
             return None
@@ -196,6 +203,19 @@ def _sweep(staging: Path) -> None:
         owner = folder.name.split("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _complete(home: Path) -> None:
+    """What a lean order left out. One that somebody else completes at the same time comes out the same."""
+    done = json.loads(text_of(home / buildworker.DONE))
+    if not done.get("lean"):
+        return
+    found = inspect_cubin(home / "kernel.cubin", text_of(home / "stdout.txt"))
+    done |= {"instructions": dict(found.instructions), "notes": sorted({*done["notes"], *found.notes}), "lean": False}
+    descriptor, name = tempfile.mkstemp(dir=home)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(done, file)
+    os.replace(name, home / buildworker.DONE)
 
 
 def _settle(folder: Path, home: Path) -> None:

@@ -160,7 +160,12 @@ def kernel(order: dict[str, Any]) -> dict[str, Any]:
     binary = Path("kernel.hsaco" if order["target"]["backend"] == "hip" else "kernel.cubin")
     sys.stdout.flush()
     ptxas = Path("stdout.txt").read_text(errors="replace")
-    found = sass.inspect_cubin(binary, ptxas) if binary.suffix == ".cubin" else sass.inspect_amd(built.asm["amdgcn"])
+    lean = bool(order["lean"]) and binary.suffix == ".cubin"
+    found = (
+        sass.inspect_cubin(binary, ptxas, listing=not lean)
+        if binary.suffix == ".cubin"
+        else sass.inspect_amd(built.asm["amdgcn"])
+    )
     return {
         "files": files,
         "name": metadata.name,
@@ -172,6 +177,7 @@ def kernel(order: dict[str, Any]) -> dict[str, Any]:
         "spills_bytes": found.spills_bytes,
         "instructions": dict(found.instructions),
         "notes": found.notes,
+        "lean": lean,
     }
 
 

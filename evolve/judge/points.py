@@ -72,6 +72,7 @@ class Maker:
     builder: Builder
     width: int = 1  # runs of the jail at once
     build_seconds: float = BUILD_SECONDS
+    lean: bool = False  # whoever has a clock does not count instructions
     over: Callable[[], bool] = field(default=lambda: False)  # no time is left; what is not begun is not tried
 
     def make(self, screened: Screened, points: Sequence[Point], *, shuffle_seed: int = 0) -> list[Shot | str]:
@@ -96,7 +97,7 @@ class Maker:
         modules = {name: text for g in gated for name, text in g.lowered.modules.items()}
         plans = tuple(plan for g in gated for plan in g.lowered.plans)
         lowered = Lowered(plans=plans, modules=modules)
-        each = self.builder.build_each(lowered, timeout=self.build_seconds) if plans else {}
+        each = self.builder.build_each(lowered, timeout=self.build_seconds, lean=self.lean) if plans else {}
         return [
             found if isinstance(found, str) else _shot(point, found, each)
             for point, found in zip(points, passed, strict=True)

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Protocol
 
 from evolve.judge import evidence
@@ -36,6 +37,8 @@ from evolve.types import Json, Scalar, Verdict, Workload, digest_of
 LEADERS = 4  # of each workload that are timed in pairs
 FINALISTS = 3  # how many of them may fail their check before a workload stays at its defaults
 SHARED = 3  # leaders of each workload that the others try as well
+PATIENCE = 0.4  # of the points, without a better one among them, after which a workload is left
+BETTER = 1.01
 WHY = 300  # characters of a reason in the evidence
 
 
@@ -70,6 +73,8 @@ class Sitting(Protocol):
 
 
 class Clock(Protocol):
+    measures: bool  # False: it reads its times off the code
+
     def begin(self, ready: Ready, tuning: Tuning, maker: Maker) -> Sitting: ...
 
 
@@ -114,6 +119,7 @@ class Session:
             jail=bench.jail,
             builder=bench.builder,
             width=bench.width,
+            lean=bench.clock.measures,
             over=lambda: self._spent() > bench.tuning.seconds,
         )
         self.sitting = bench.clock.begin(self.ready, bench.tuning, self.maker)
@@ -157,7 +163,7 @@ class Session:
 
     def _search(self) -> None:
         last, batch = 0.0, self.sitting.batch
-        while asked := [(name, point) for name, tuner in self.tuners.items() for point in tuner.ask(batch)]:
+        while asked := [(name, point) for name, tuner in self._hopeful().items() for point in tuner.ask(batch)]:
             begun = time.monotonic()
             self.rounds += 1
             self._round([(name, point, self._point(name, point)) for name, point in asked])
@@ -167,10 +173,26 @@ class Session:
                 return
             if all(tuner.spent for tuner in self.tuners.values()):
                 return
+            if all(tuner.spent for tuner in self._hopeful().values()):
+                self.ended = f"nothing better came up among the last {self._patience} points"
+                return
             if self._spent() + last > self.bench.tuning.seconds:
                 self.ended = "the next round would not have ended in time"
                 return
             self._share()
+
+    @property
+    def _patience(self) -> int:
+        return ceil(PATIENCE * self.bench.tuning.points)
+
+    def _hopeful(self) -> dict[str, Tuner]:
+        """Workloads for which more points may be worth their builds: a child whose parent was tuned well is done soon.
+        A space that fits into the budget is tried whole all the same."""
+        return {
+            name: tuner
+            for name, tuner in self.tuners.items()
+            if tuner.size <= tuner.points or tuner.stale(BETTER) < self._patience
+        }
 
     def _spent(self) -> float:
         return time.monotonic() - self.began

@@ -311,3 +311,16 @@ def test_other_chips_build(fresh, sanity, target):
     assert made.instructions[tensor] > 0
     assert made.registers > 0
     assert len(made.sass) == 16
+
+
+def test_a_lean_build_counts_nothing_and_is_completed_when_somebody_asks(fresh):
+    builder = fresh()
+    low = lowered(SMALL, num_warps=4)
+    (made,) = builder.build_each(low, lean=True).values()
+    assert made.instructions == {}
+    assert made.registers > 0
+    (full,) = builder.build(low).binaries.values()
+    assert full.instructions["total"] > 0
+    assert replace(full, instructions={}) == made, "one compile, the same machine code"
+    (again,) = builder.build_each(low, lean=True).values()
+    assert again == full

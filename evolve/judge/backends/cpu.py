@@ -48,6 +48,7 @@ class CpuDevice:
     variant: Variant
     target: Target
     jail: Jail  # one that interprets
+    measures = False
     baselines: Mapping[str, float]  # workload -> modelled time of the seed at its defaults, in microseconds
 
     def check(self, ready: Ready) -> Checked:

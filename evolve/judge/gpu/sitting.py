@@ -28,7 +28,7 @@ from evolve.judge.tune import Tuning
 from evolve.tuner import key_of
 from evolve.types import Json, Workload
 
-BATCH = 14  # of each workload in one round: three rounds of 40 points, so that the GPU is asked for three times,
+BATCH = 10  # of each workload in one round: two to four rounds of 40 points, so that the GPU is not asked for often,
 BATCHES = 10  # and not many more often where there are many points
 MOST_LOST = 3  # processes that one candidate's points may take with them before the search is over
 LAST_LOST = MOST_LOST + 2  # and until what was found is given up, too
@@ -39,6 +39,8 @@ BRIEF = ("mixed", "last_tile")  # inputs at the check sizes for a winner, beside
 
 
 class GpuClock:
+    measures = True
+
     def __init__(self, device: GpuDevice) -> None:
         self._device = device
 
