@@ -302,6 +302,18 @@ def export(
     exported.show(exporting.export(exporting.Order(targets=tuple(targets), to=to, name=name)), Out())
 
 
+@app.command(rich_help_panel=SHIP)
+def refresh(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A package that `evolve export` wrote.")],
+) -> None:
+    """Check and tune an exported package again, for this machine's GPU, torch and Triton."""
+    from evolve import exporting
+    from evolve.terminal import exported
+    from evolve.terminal.console import Out
+
+    exported.show(exporting.refresh(folder), Out())
+
+
 # Options whose value may be left out, which the parser does not know: an empty one is given to it instead.
 MAY_BE_EMPTY = ("--resume", "--diff")
 

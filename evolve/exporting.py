@@ -8,29 +8,25 @@ Refresh: the same from the package itself, with the judge's tuner in the journal
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import evolve
 from evolve import wiring
 from evolve.config import RunConfig, load_config
-from evolve.errors import MachineryError, UsageError
-from evolve.export import package, table, trial, winners
+from evolve.errors import UsageError
+from evolve.export import holding, package, table, winners
 from evolve.export.package import Written
-from evolve.export.signature import shown
+from evolve.export.verifying import Bench, tried
+from evolve.judge.backends import gpu_present
 from evolve.judge.gpu.facts import workload_to
-from evolve.problem import Problem, Variant
-from evolve.types import Json, Workload
+from evolve.types import Executor, Json
 
 RUNS = Path("runs")
-TRIAL_SECONDS = 600.0
 UNVERIFIED = "no GPU answered when it was exported, so nobody verified it"
 
 
@@ -59,44 +55,122 @@ def export(order: Order) -> Report:
     config = load_config(chosen.folder / "config.yaml")
     problem = wiring.problem(config)
     winners.as_judged(chosen, problem)
-    variant = wiring.variant(config, problem)
     name = package.checked_name(order.name, problem.entry)
     to = package.free_place(order.to or Path(name))
-    kernels = {_module(i): w.source for i, w in enumerate(chosen.found)}
-    written = Written(name=name, problem=problem, variant=variant, kernels=kernels)
+    kernels = {(f"kernels_{i}" if i else "kernels"): w.source for i, w in enumerate(chosen.found)}
+    written = Written(name=name, problem=problem, variant=wiring.variant(config, problem), kernels=kernels)
+    dispatch = {**table.empty(name, written.signature, list(kernels)), "rows": _drafts(written, chosen)}
+    provenance = _provenance(chosen, config, written)
     with ExitStack() as stack:
-        parent = stack.enter_context(tempfile.TemporaryDirectory(prefix=".evolve-export-", dir=to.parent))
-        draft = Path(parent) / name
-        draft.mkdir()
-        provenance = _provenance(chosen, config, written)
-        dispatch = {**table.empty(name, written.signature, list(kernels)), "rows": _drafts(written, chosen)}
+        draft = _draft(stack, to.parent, name)
         package.write(draft, written, dispatch, provenance)
-        tried = _tried(draft, written, [])
-        _held(tried)
-        provenance["trial"] = {k: v for k, v in tried.items() if k != "state"}
+        if gpu_present():
+            by_id = dict(zip(kernels, chosen.found, strict=True))
+            bench = Bench(open=_opener(config, written), written=written, draft=draft)
+            modelled = [n for n, w in by_id.items() if w.evaluation.modelled]  # a model's choice is only a start
+            verified = bench.verify({n: w.evaluation.parameters for n, w in by_id.items()}, tune=modelled)
+            _refuse(verified.refusals)
+            provenance["candidates"] = {
+                name: {
+                    **winners.judged(replace(w, evaluation=verified.evaluations[name], confirmed=True), chosen.name),
+                    "in_run": winners.measured(w.evaluation),
+                }
+                for name, w in by_id.items()
+            }
+            dispatch |= {"rows": verified.rows, "autocast": verified.trial["autocast"]}
+            trial, sentences = verified.trial, verified.sentences
+        else:
+            trial = tried(draft, written, [])
+            _refuse(holding.wrong(trial))
+            sentences = (_unverified(chosen, to),)
+        provenance["trial"] = _kept(trial)
         package.refigure(draft, written, dispatch, provenance)
         package.install(draft, to)
+    return _report(to, written, dispatch["rows"], sentences, trial)
+
+
+def refresh(folder: Path) -> Report:
+    """Rows for this device and Triton, in the place of those that were there for them."""
+    dispatch = table.read(folder)
+    if not gpu_present():
+        raise UsageError(
+            f"{folder}: no NVIDIA GPU answers here, and a package is verified on the GPU that is to run it. Until then "
+            "it runs the library."
+        )
+    if not wiring.writable(folder):
+        raise UsageError(f"{folder}: cannot be written; refresh a copy, or run as its owner.")
+    written, provenance, config = _again(folder, dispatch)
+    with ExitStack() as stack:
+        draft = _draft(stack, folder.resolve().parent, written.name)
+        package.write(draft, written, dispatch, provenance)
+        bench = Bench(open=_opener(config, written), written=written, draft=draft)
+        verified = bench.verify(_before(dispatch, written), tune=list(written.kernels))
+        merged = table.merged(table.read(folder), verified.rows)
+        if "autocast" in verified.trial:
+            merged["autocast"] = verified.trial["autocast"]
+        provenance.setdefault("refreshed", []).append(
+            {
+                "at": _now(),
+                "environment": wiring.environment(),
+                "measurements": {n: winners.measured(e) for n, e in verified.evaluations.items()},
+                "refusals": list(verified.refusals),
+                "trial": _kept(verified.trial),
+            }
+        )
+        package.refigure(folder, written, merged, provenance)
+    sentences = (*verified.sentences, *(f"It does not hold here, so the library runs: {r}" for r in verified.refusals))
+    return _report(folder, written, verified.rows, sentences, verified.trial)
+
+
+def _opener(config: RunConfig, written: Written) -> Callable[[], Executor]:
+    """The judge with its tuner: whoever confirms chooses nothing, so that only what is to be tuned is."""
+    own = replace(config, backend="gpu", executor="local", tuner=replace(config.tuner, enabled=True))
+    return lambda: wiring.open_bench(own, written.problem, None).executor
+
+
+def _report(
+    to: Path, written: Written, rows: Sequence[Mapping[str, Json]], sentences: Sequence[str], trial: Mapping[str, Json]
+) -> Report:
     return Report(
         folder=to,
-        name=name,
-        op=problem.entry,
-        rows=dispatch["rows"],
-        sentences=_unverified(chosen, to),
-        import_seconds=tried["import_seconds"],
-        trial=tried,
+        name=written.name,
+        op=written.problem.entry,
+        rows=rows,
+        sentences=tuple(sentences),
+        import_seconds=float(trial.get("import_seconds", 0.0)),
+        trial=trial,
     )
 
 
-def _module(number: int) -> str:
-    return f"kernels_{number}" if number else "kernels"
+def _draft(stack: ExitStack, beside: Path, name: str) -> Path:
+    parent = stack.enter_context(tempfile.TemporaryDirectory(prefix=".evolve-export-", dir=beside))
+    draft = Path(parent) / name
+    draft.mkdir()
+    return draft
 
 
-def _unverified(chosen: winners.Winners, to: Path) -> tuple[str, ...]:
+def _refuse(sentences: Sequence[str]) -> None:
+    if sentences:
+        raise UsageError(f"The export does not hold, and is refused: {'; '.join(sentences)}.")
+
+
+def _kept(trial: Mapping[str, Json]) -> dict[str, Json]:
+    return {k: v for k, v in trial.items() if k not in ("state", "candidates")}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# --- Of a run ---------------------------------------------------------------------------------------------------------
+
+
+def _unverified(chosen: winners.Winners, to: Path) -> str:
     modelled = any(w.evaluation.modelled for w in chosen.found)
     times = "Its times are a model's, not measured ones. " if modelled else ""
     return (
         f'{times}No GPU answers here, so nothing was verified: every row of dispatch.json is "baseline" and the '
-        f"library runs, until `evolve refresh {to}` on a GPU.",
+        f"library runs, until `evolve refresh {to}` on a GPU."
     )
 
 
@@ -105,14 +179,13 @@ def _provenance(chosen: winners.Winners, config: RunConfig, written: Written) ->
     modelled = any(w.evaluation.modelled for w in chosen.found)
     return {
         "made_by": f"evolve {evolve.__version__}",
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "run": chosen.folder.name,
+        "at": _now(),
+        "run": chosen.name,
         "problem": {"name": written.problem.name, "digest": written.problem.digest, "variant": written.variant.name},
-        "workloads": [_own(w) for w in config.workloads and timed],
+        "workloads": [workload_to(w) for w in timed] if config.workloads else [],
         "times": "modelled: no GPU ran these kernels in the run" if modelled else "measured",
         "candidates": {
-            module: winners.judged(w, chosen.folder.name)
-            for module, w in zip(written.kernels, chosen.found, strict=True)
+            module: winners.judged(w, chosen.name) for module, w in zip(written.kernels, chosen.found, strict=True)
         },
         "environment": {"run": _versions(chosen.environment), "export": wiring.environment()},
     }
@@ -120,77 +193,54 @@ def _provenance(chosen: winners.Winners, config: RunConfig, written: Written) ->
 
 def _versions(environment: Mapping[str, Json]) -> dict[str, Json]:
     """Of the run's environment what is no secret of its machine: not the calibration's samples, not the run's seeds."""
-    return {
-        k: environment[k] for k in ("python", "system", "versions", "backend", "target", "device") if k in environment
-    }
-
-
-def _own(workload: Workload) -> dict[str, Json]:
-    return workload_to(workload)
+    kept = ("python", "system", "versions", "backend", "target", "device")
+    return {k: environment[k] for k in kept if k in environment}
 
 
 def _drafts(written: Written, chosen: winners.Winners) -> list[dict[str, Json]]:
     """Rows that wait to be verified, under the device that the candidates were judged for."""
     triton = str((chosen.environment.get("versions") or {}).get("triton") or "unknown")
-    signature, rows = written.signature, []
-    timed = written.problem.of_role("time", written.variant)
-    for module, winner in zip(written.kernels, chosen.found, strict=True):
-        for workload in timed:
-            rows.append(
-                table.row(
-                    signature,
-                    shown(written.problem, workload),
-                    device=str((winner.evaluation.evidence.get("environment") or {}).get("device") or "unknown"),
-                    triton=".".join(triton.split(".")[:2]),
-                    kernels=module,
-                    tried=winners.parameters(winner.evaluation, workload, written.problem, written.variant),
-                    why=UNVERIFIED,
-                )
-            )
-    return rows
+    return [
+        table.row(
+            written.signature,
+            one,
+            device=str((winner.evaluation.evidence.get("environment") or {}).get("device") or "unknown"),
+            triton=".".join(triton.split(".")[:2]),
+            kernels=module,
+            tried=winners.parameters(winner.evaluation, one.workload, written.problem, written.variant),
+            why=UNVERIFIED,
+        )
+        for module, winner in zip(written.kernels, chosen.found, strict=True)
+        for one in written.signature.all
+        if one.workload.role == "time"
+    ]
 
 
-# --- The trial --------------------------------------------------------------------------------------------------------
+# --- Of a package -----------------------------------------------------------------------------------------------------
 
 
-def _tried(draft: Path, written: Written, candidates: Sequence[Mapping[str, Json]]) -> dict[str, Json]:
-    """A fresh interpreter, with nothing of ours in it but the path to evolve."""
-    answer = draft.parent / "answer.json"
-    order = {
-        "parent": str(draft.parent.resolve()),
-        "name": written.name,
-        "problem": str(Path(written.problem.path).resolve()),
-        "variant": written.variant.name,
-        "workloads": [_own(w) for w in _workloads(written.problem, written.variant)],
-        "candidates": list(candidates),
-        "answer": str(answer),
+def _again(folder: Path, dispatch: Mapping[str, Json]) -> tuple[Written, dict[str, Json], RunConfig]:
+    """What the package was made of, from its own files."""
+    provenance = package.provenance_of(folder)
+    workloads = tuple(map(package.workload_from, provenance["workloads"]))
+    config = RunConfig(
+        problem=str(folder / "problem.py"),
+        variant=str(dispatch["variant"]),
+        workloads=workloads,
+        backend="gpu",
+        source=str(folder),
+    )
+    problem = wiring.problem(config)
+    kernels = {name: package.kernel_of(folder, name) for name in dispatch["kernels"]}
+    written = Written(
+        name=str(dispatch["name"]), problem=problem, variant=wiring.variant(config, problem), kernels=kernels
+    )
+    return written, provenance, config
+
+
+def _before(dispatch: Mapping[str, Json], written: Written) -> dict[str, Mapping[str, Mapping[str, Json]]]:
+    """What other devices' rows say, for the tuner to begin with."""
+    return {
+        name: {row["workload"]: row["tried"] for row in dispatch["rows"] if row["kernels"] == name}
+        for name in written.kernels
     }
-    paper = draft.parent / "order.json"
-    paper.write_text(json.dumps(order), encoding="utf-8")
-    command = [sys.executable, trial.__file__, str(paper)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise MachineryError(
-            f"the package's trial took longer than {TRIAL_SECONDS:g} s; nothing is exported."
-        ) from error
-    found = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else {}
-    if done.returncode or found.get("state") != "done":
-        raise MachineryError(f"the package does not survive its trial, so nothing is exported: {_tail(done.stderr)}")
-    return dict(found)
-
-
-def _tail(text: str) -> str:
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return " | ".join(lines[-3:]) or "it ended without a word"
-
-
-def _workloads(problem: Problem, variant: Variant) -> list[Workload]:
-    return [w for role in ("check", "held_out", "time") for w in problem.of_role(role, variant)]
-
-
-def _held(found: Mapping[str, Json]) -> None:
-    from evolve.export.trying import wrong
-
-    if sentences := wrong(found):
-        raise UsageError(f"The export does not hold, and is refused: {'; '.join(sentences)}")

@@ -6,6 +6,7 @@ Everything appears at once: it is made beside its place and renamed. What the fi
 
 from __future__ import annotations
 
+import json
 import keyword
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from evolve.export import table
 from evolve.export.signature import Signature, name_of
 from evolve.export.source import Taken, library_source
 from evolve.problem import Norm, Problem, Variant
-from evolve.types import Json
+from evolve.types import Json, Workload
 
 VERSION = "0.1.0"
 HEADER = "| workload | runs | µs | library µs | ratio [95 %] | eager µs | library eager µs |"
@@ -99,6 +100,28 @@ def bounds(written: Written) -> list[float | None]:
         comparator = written.variant.comparators[spec.name]
         found.append(comparator.at_most if isinstance(comparator, Norm) else None)
     return found
+
+
+def provenance_of(folder: Path) -> dict[str, Json]:
+    file = folder / "provenance.json"
+    try:
+        found: dict[str, Json] = json.loads(file.read_text(encoding="utf-8"))
+        _ = found["workloads"], found["candidates"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{file}: not what `evolve export` writes ({error}); export the package anew.") from error
+    return found
+
+
+def workload_from(data: Mapping[str, Json]) -> Workload:
+    return Workload(**data)
+
+
+def kernel_of(folder: Path, name: str) -> str:
+    file = folder / f"{Path(name).name}.py"
+    try:
+        return file.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; export the package anew.") from error
 
 
 def install(draft: Path, to: Path) -> None:

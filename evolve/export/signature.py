@@ -15,6 +15,7 @@ from typing import Any
 
 from evolve.errors import ProblemError
 from evolve.problem import Argument, Problem, TensorSpec, Variant
+from evolve.tuner import distance
 from evolve.types import Json, Scalar, Workload
 
 KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
@@ -64,6 +65,19 @@ def order_of(shape: Sequence[int], stride: Sequence[int]) -> str:
     return "".join(str(d) for d in sorted(range(len(shape)), key=lambda d: (-stride[d], d)))
 
 
+def alike(call: Shown, row: Shown) -> bool:
+    """Whether the table takes a row for a call whatever their sizes are: dtypes, flags, and layouts but for dimensions
+    of size 1."""
+    layouts = zip(call.tensors.values(), call.layout, row.layout, strict=True)
+    fit = all(_within([d for d in own if shape[int(d)] > 1], theirs) for (shape, _, _), own, theirs in layouts)
+    return fit and (call.dtypes, call.flags) == (row.dtypes, row.flags)
+
+
+def _within(few: Sequence[str], many: str) -> bool:
+    rest = iter(many)
+    return all(d in rest for d in few)
+
+
 class Signature:
     """Of one problem in one variant. `spec` is what dispatch.json says of calls."""
 
@@ -97,6 +111,23 @@ class Signature:
             columns = [tuple(s.tensors[argument][0][d] for s in self.all) for d in range(len(shape))]
             dims[argument] = [names.setdefault(c, f"{argument}.{d}") for d, c in enumerate(columns)]
         return dims
+
+    def filled(self, parameters: Mapping[str, Mapping[str, Scalar]]) -> dict[str, Mapping[str, Scalar]]:
+        """Parameters for every workload, by the table's own rule: what is not given takes the nearest row's, held-out
+        workloads first, since they become rows. So the judge confirms what the package will run."""
+        found = {n: dict(p) for n, p in parameters.items()}
+        rows = [s for s in self.all if s.workload.role == "time" and s.workload.name in found]
+        for role in ("held_out", "check"):
+            for one in (s for s in self.all if s.workload.role == role and s.workload.name not in found):
+                near = min(
+                    (r for r in rows if alike(one, r)),
+                    key=lambda r: distance(self.sizes(r), self.sizes(one)),
+                    default=None,
+                )
+                if near is not None:
+                    found[one.workload.name] = found[near.workload.name]
+            rows += [s for s in self.all if s.workload.role == role == "held_out" and s.workload.name in found]
+        return dict(found)
 
     def spec(self) -> dict[str, Json]:
         rows = [self.sizes(s) for s in self.all]

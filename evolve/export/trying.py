@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,10 @@ def run(order: Json, found: dict[str, Json], save: Callable[[], Any]) -> None:
     save()
     if not torch.cuda.is_available():
         _without_gpu(order, found, problem, variant, module)
+    else:
+        from evolve.export.trying_gpu import on_gpu
+
+        on_gpu(order, found, problem, variant, module, save)
     found["state"] = "done"
     save()
 
@@ -47,12 +51,21 @@ def _without_gpu(order: Json, found: dict[str, Json], problem: Problem, variant:
 
 
 def checked(
-    problem: Problem, variant: Variant, workload: Workload, call: Call, arguments: Sequence[Any], family: str
+    problem: Problem,
+    variant: Variant,
+    workload: Workload,
+    call: Call,
+    arguments: Sequence[Any],
+    family: str,
+    times: int = 1,
 ) -> dict[str, Json]:
-    """One call's answer held against the reference, as the judge holds it."""
+    """One call's answer held against the reference, as the judge holds it. Of several calls it is the last one's: a
+    package records the first of its kind and replays it from then on."""
     roles = [a.role for a in problem.arguments if a.role != "out"]
-    copies = [a.clone() if r == "in_out" else a for a, r in zip(arguments, roles, strict=True)]
-    made = as_outputs(call(*copies), problem.outputs(workload), answers.named(problem, copies))
+    made: tuple[Any, ...] = ()
+    for _ in range(times):
+        copies = [a.clone() if r == "in_out" else a for a, r in zip(arguments, roles, strict=True)]
+        made = as_outputs(call(*copies), problem.outputs(workload), answers.named(problem, copies))
     reference = answers.reference_of(problem, workload, arguments)
     rival = next((b for b in problem.baselines if not b.compiles and b.unavailable(workload) is None), None)
     held = answers.hold(
@@ -76,13 +89,3 @@ def kinds(problem: Problem, workload: Workload) -> list[str]:
     """As the judge: everything on what is checked, two kinds at timed sizes."""
     known = list(families(problem))
     return known if workload.role != "time" else [f for f in ("given", "mixed") if f in known]
-
-
-def wrong(found: Mapping[str, Json]) -> list[str]:
-    """A sentence for each workload that does not hold."""
-    return [
-        f"{name}, {case['family']} inputs: {case['wrong']}"
-        for name, row in found["workloads"].items()
-        for case in row.get("cases", ())
-        if case["wrong"]
-    ]

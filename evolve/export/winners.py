@@ -35,6 +35,10 @@ class Winners:
     environment: Mapping[str, Json]
     found: tuple[Winner, ...]
 
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
 
 def of_run(targets: Sequence[str], runs: Path) -> Winners:
     """`RUN`, `RUN:ID`, or several; an ID without a run belongs to the first one's."""
@@ -103,19 +107,7 @@ def judged(winner: Winner, run: str) -> dict[str, Json]:
         "confirmed": winner.confirmed,
         "score": [evaluation.score, evaluation.score_low, evaluation.score_high],
         "modelled": evaluation.modelled,
-        "measurements": [
-            {
-                "workload": m.workload,
-                "baseline": m.baseline,
-                "time_us": m.time_us,
-                "ratio": [m.ratio, m.ratio_low, m.ratio_high],
-                "samples": m.samples,
-                "eager_us": m.eager_us,
-                "parameters": dict(m.parameters),
-                "modelled": m.modelled,
-            }
-            for m in evaluation.measurements
-        ],
+        "measurements": measured(evaluation),
         "traits": dict(evaluation.traits),
         "errors": dict(evaluation.errors),
         "digests": list(evaluation.digests),
@@ -125,3 +117,19 @@ def judged(winner: Winner, run: str) -> dict[str, Json]:
         "replay": evaluation.evidence.get("replay"),
         "lineage": list(winner.lineage),
     }
+
+
+def measured(evaluation: Evaluation) -> list[dict[str, Json]]:
+    return [
+        {
+            "workload": m.workload,
+            "baseline": m.baseline,
+            "time_us": m.time_us,
+            "ratio": [m.ratio, m.ratio_low, m.ratio_high],
+            "samples": m.samples,
+            "eager_us": m.eager_us,
+            "parameters": dict(m.parameters),
+            "modelled": m.modelled,
+        }
+        for m in evaluation.measurements
+    ]

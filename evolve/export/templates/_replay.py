@@ -26,14 +26,16 @@ class Host:
     """The entry of one kernels module. Its functions see a copy of the module's names in which each kernel also writes
     down its launches; the module itself, and what kernels call, stay as they are."""
 
-    def __init__(self, module, entry):
+    def __init__(self, module, entry, shapes):
+        """`shapes(arguments)` says (shape, dtype) of each output, for an entry that wants them given."""
         names = dict(vars(module))
         for name, value in vars(module).items():
             if isinstance(value, JITFunction):
                 names[name] = _Watched(value)
             elif isinstance(value, types.FunctionType) and value.__globals__ is vars(module):
                 names[name] = _moved(value, names)
-        self.entry = names[entry]
+        self.entry, self.shapes = names[entry], shapes
+        self.positional = self.entry.__code__.co_argcount
         self.reserved = "NUM_SMS" in (self.entry.__kwdefaults__ or {})
 
     def parameters(self, chosen, device):
@@ -43,7 +45,18 @@ class Host:
 
     def call(self, arguments, parameters):
         """With an allocator for kernels that want memory of their own, in a context that leaves the caller's alone."""
-        return contextvars.copy_context().run(_with_allocator, self.entry, arguments, parameters)
+        return contextvars.copy_context().run(self._enter, arguments, parameters)
+
+    def _enter(self, arguments, parameters):
+        triton.set_allocator(_allocate)
+        if self.positional == len(arguments):
+            result = self.entry(*arguments, **parameters)
+            single = isinstance(result, list | tuple) and len(result) == 1
+            return result[0] if single else result
+        device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
+        given = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self.shapes(arguments)]
+        self.entry(*arguments, *given, **parameters)
+        return given[0] if len(given) == 1 else tuple(given)
 
     def record(self, arguments, parameters):
         """The result of a call, and what happened in it."""
@@ -61,11 +74,6 @@ def _moved(function, names):
     made = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
     made.__kwdefaults__ = function.__kwdefaults__
     return made
-
-
-def _with_allocator(entry, arguments, parameters):
-    triton.set_allocator(_allocate)
-    return entry(*arguments, **parameters)
 
 
 def _allocate(nbytes, alignment, stream):
@@ -151,7 +159,7 @@ class _Writer:
             "enter": hooks.launch_enter_hook.calls,
             "leave": hooks.launch_exit_hook.calls,
             "otherwise": otherwise,
-            "device": torch.device("cuda", self.index),
+            "device": next(a.device for a in record.arguments if isinstance(a, torch.Tensor)),
         }
         self.inputs = {_storage(a): n for n, a in zip(names, record.arguments) if isinstance(a, torch.Tensor)}
         self.places = {_storage(t): number for number, (t, _) in enumerate(record.watch.made)}

@@ -1,0 +1,337 @@
+"""The package's way from a call to a kernel, on a GPU made of Python: looked up, recorded, replayed, refused."""
+
+import importlib
+import json
+import logging
+import random
+import shutil
+
+import pytest
+import torch
+
+from . import fake_cuda
+from .conftest import fresh
+
+NAMES = iter(f"fast_fake_{i}" for i in range(100))
+
+
+def row(m, n, k, *, runs="kernel", eager="kernel", device=fake_cuda.NAME, layout=("01", "01"), **tried):
+    from importlib.metadata import version
+
+    parameters = {"BLOCK_M": 32, **tried}
+    return {
+        "device": device,
+        "triton": ".".join(version("triton").split(".")[:2]),
+        "dtypes": ["float16", "float16"],
+        "layout": list(layout),
+        "flags": {},
+        "sizes": {"M": m, "N": n, "K": k},
+        "workload": f"{m}x{n}x{k}",
+        "kernels": "kernels",
+        "parameters": parameters if runs == "kernel" else "baseline",
+        "tried": parameters,
+        "eager": eager,
+        "verified": True,
+        "why": "as told",
+    }
+
+
+@pytest.fixture
+def gpu(package, tmp_path, monkeypatch):
+    """Imports a copy of the package under a name of its own, with rows and a kernel of ours."""
+
+    def make(*rows, **environment):
+        name = next(NAMES)
+        folder = tmp_path / name
+        shutil.copytree(package.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        table = json.loads((folder / "dispatch.json").read_text())
+        (folder / "dispatch.json").write_text(json.dumps({**table, "rows": list(rows)}))
+        (folder / "kernels.py").write_text(fake_cuda.KERNELS)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        for key, value in environment.items():
+            monkeypatch.setenv(f"{name.upper()}_{key}", value)
+        module = importlib.import_module(name)
+        state = fake_cuda.install(monkeypatch, module)
+        state.module, state.call = module, module.matmul
+        return state
+
+    return make
+
+
+def tensors(m=64, n=32, k=48, dtype=torch.float16):
+    generator = torch.Generator().manual_seed(m * n * k)
+    return torch.randn((m, k), generator=generator).to(dtype), torch.randn((k, n), generator=generator).to(dtype)
+
+
+def right(out, a, b):
+    assert out.dtype == a.dtype
+    torch.testing.assert_close(out.float(), a.float() @ b.float(), rtol=1e-2, atol=1e-2)
+
+
+def ways():
+    return [way for _, _, way in fake_cuda.LAUNCHES]
+
+
+def test_the_first_call_is_recorded_and_others_are_replayed(gpu):
+    state = gpu(row(64, 32, 48, BLOCK_N=16))
+    for _ in range(3):
+        a, b = tensors()
+        right(state.call(a, b), a, b)
+    assert fake_cuda.LAUNCHES[0] == ("matmul_kernel", (2, 2), "looked up")
+    assert fake_cuda.LAUNCHES[1:] == [("matmul_kernel", (2, 2, 1), "replayed")] * 2
+
+
+def test_a_replay_reads_and_writes_the_tensors_of_its_own_call(gpu):
+    state = gpu(row(64, 64, 64))
+    a, b = tensors(64, 64, 64)
+    first = state.call(a, b)
+    kept = first.clone()
+    second = state.call(b, a)
+    right(second, b, a)
+    assert torch.equal(first, kept)
+    assert second.data_ptr() != first.data_ptr()
+
+
+def test_inputs_that_share_memory_are_not_recorded_for_others(gpu):
+    """`f(x, x)` must not leave behind a replay that reads x twice."""
+    state = gpu(row(64, 64, 64))
+    x, y = tensors(64, 64, 64)
+    right(state.call(x, x), x, x)
+    right(state.call(x, y), x, y)
+    right(state.call(x, y), x, y)
+    right(state.call(x, x), x, x)
+    assert ways() == ["looked up", "looked up", "replayed", "replayed"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a, b: (a.T.contiguous().T, b),  # another layout
+        lambda a, b: (torch.cat([a, a], 1)[:, ::2], b),  # not dense
+        lambda a, b: (torch.cat([a.flatten()[:1], a.flatten()])[1:].view(a.shape), b),  # off by two bytes
+        lambda a, b: (a.float(), b.float()),
+        lambda a, b: (a[:0], b),
+        lambda a, b: (a[None], b),
+        lambda a, b: (torch.complex(a.float(), a.float()).conj().imag, b.float()),  # a lazy sign
+    ],
+    ids=["layout", "strided", "misaligned", "dtype", "empty", "rank", "negative"],
+)
+def test_what_was_not_verified_takes_the_library(change, gpu):
+    state = gpu(row(64, 32, 48))
+    a, b = tensors()
+    state.call(a, b)
+    fake_cuda.LAUNCHES.clear()
+    for _ in range(2):
+        x, y = change(a, b)
+        assert torch.equal(state.call(x, y), torch.matmul(x, y))
+    assert ways() == []
+    right(state.call(a, b), a, b)  # and has not spoilt the key of ordinary calls
+    assert ways() == ["replayed"]
+
+
+def test_the_nearest_row_decides_and_far_ones_do_not(gpu):
+    state = gpu(row(64, 32, 48), row(1024, 1024, 64, runs="baseline"))
+    assert state.dispatch.choose(tensors(70, 32, 48)).kernel
+    assert not state.dispatch.choose(tensors(900, 1000, 64)).kernel
+    assert "too far" in state.dispatch.choose(tensors(2, 2, 48)).why
+
+
+def test_a_launch_bound_row_takes_the_library_but_for_graphs(gpu):
+    state = gpu(row(64, 32, 48, eager="baseline"))
+    a, b = tensors()
+    for _ in range(2):
+        assert torch.equal(state.call(a, b), a @ b)
+    assert ways() == []
+    state.capturing = True
+    for _ in range(2):
+        right(state.call(a, b), a, b)
+    assert ways() == ["looked up", "replayed"]
+
+
+def test_an_unlisted_device_is_told_once_with_the_command(gpu, caplog):
+    state = gpu(row(64, 32, 48, device="NVIDIA H100 80GB HBM3"))
+    with caplog.at_level(logging.WARNING):
+        for size in (64, 65, 66):
+            x, y = tensors(size)
+            assert torch.equal(state.call(x, y), x @ y)
+    assert len(caplog.records) == 1
+    assert "evolve refresh " in caplog.text
+    assert fake_cuda.NAME in caplog.text
+
+
+def test_force(gpu, caplog):
+    a, b = tensors()
+    state = gpu(row(64, 32, 48), FORCE="baseline")
+    assert torch.equal(state.call(a, b), a @ b)
+    assert ways() == []
+    state = gpu(row(64, 32, 48, runs="baseline", device="another"), FORCE="kernel")
+    right(state.call(a, b), a, b)
+    assert ways() == ["looked up"]
+    with pytest.raises(ValueError, match="expected baseline or kernel"):
+        gpu(FORCE="both")
+
+
+def test_out_is_written_in_place_where_it_can_be(gpu):
+    state = gpu(row(64, 32, 48), row(64, 64, 64))
+    a, b = tensors()
+    for _ in range(3):
+        out = torch.empty(64, 32, dtype=torch.float16)
+        assert state.call(a, b, out=out) is out
+        right(out, a, b)
+    assert ways() == ["looked up", "replayed", "replayed"]
+    x, y = tensors(64, 64, 64)
+    expected = x.float() @ y.float()
+    state.call(x, y, out=x)  # an input's own memory
+    torch.testing.assert_close(x.float(), expected, rtol=1e-2, atol=1e-2)
+    turned = torch.empty(32, 64, dtype=torch.float16).T
+    right(state.call(a, b, out=turned), a, b)
+    for wrong, said in ((torch.empty(64, 32), "dtype"), (torch.empty(1, 1, dtype=torch.float16), "shape")):
+        with pytest.raises(RuntimeError, match=said):
+            state.call(a, b, out=wrong)
+
+
+def test_gradients_come_from_the_problem_s_backward(gpu):
+    state = gpu(row(64, 32, 48))
+    a, b = (t.requires_grad_() for t in tensors())
+    out = state.call(a, b)
+    out.sum().backward()
+    assert ways() == ["looked up"]
+    torch.testing.assert_close(a.grad, torch.ones_like(out) @ b.detach().T)
+    with torch.no_grad():
+        right(state.call(a, b), a, b)
+    with pytest.raises(RuntimeError, match="don't support automatic differentiation"):
+        state.call(a, b, out=torch.empty(64, 32, dtype=torch.float16))
+
+
+def test_the_operator_runs_the_kernel_in_a_compiled_graph(gpu):
+    state = gpu(row(64, 32, 48, eager="baseline"))  # nobody waits for the host there
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    compiled = torch.compile(lambda a, b: state.call(a, b) + 1, fullgraph=True, backend=counter)
+    for m in (64, 32, 100, 2):
+        a, b = tensors(m)
+        torch._dynamo.mark_dynamic(a, 0)
+        right(compiled(a, b) - 1, a, b)
+    assert counter.frame_count == 1
+    assert len(ways()) == 3  # 2 rows are too far from 64
+    right(torch.vmap(state.call, in_dims=(0, None))(a[None], b)[0], a, b)
+
+
+def test_modes_and_subclasses_see_an_operator(gpu):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    state = gpu(row(64, 32, 48))
+    a, b = tensors()
+    state.call(a, b)
+    with FakeTensorMode() as mode:
+        x, y = mode.from_tensor(a), mode.from_tensor(b)
+        out = state.call(x, y)
+        assert (out.shape, out.dtype, out.is_contiguous()) == ((64, 32), torch.float16, True)
+    traced = make_fx(lambda x, y: state.call(x, y))(a, b)
+    assert [n.target for n in traced.graph.nodes if n.op == "call_function"] == [state.dispatch.OPERATOR]
+
+
+def test_a_kernel_that_cannot_be_replayed_still_runs(gpu, monkeypatch):
+    state = gpu(row(64, 32, 48))
+    monkeypatch.setattr(fake_cuda.Compiled, "packed_metadata", property(lambda s: {}["gone"]), raising=False)
+    monkeypatch.setattr(fake_cuda.Compiled, "__init__", lambda s, kernel: setattr(s, "function", 1))
+    for _ in range(2):
+        a, b = tensors()
+        right(state.call(a, b), a, b)
+    assert ways() == ["looked up", "looked up"]
+
+
+def test_the_table_s_nearest_is_the_tuner_s(gpu):
+    """The judge confirms at what `tuner.nearest` gives; the package must choose alike."""
+    from evolve.tuner import distance
+
+    theirs = gpu().table.distance
+    rng = random.Random(5)
+    for _ in range(300):
+        one, other = ({n: rng.randrange(1, 1 << rng.randrange(1, 20)) for n in rng.sample("MNKD", 3)} for _ in range(2))
+        assert theirs(one, other) == distance(one, other)
+
+
+def test_bad_input_is_refused_in_torch_s_words(imported):
+    a, b = torch.randn(4, 5), torch.randn(6, 7)
+    for arguments in ((a, b), (a, 1), (a, b.to("meta")), (a.half(), b), (None, b)):
+        with pytest.raises((RuntimeError, TypeError)) as theirs:
+            torch.matmul(*arguments)
+        with pytest.raises(type(theirs.value)) as ours:
+            imported.matmul(*arguments)
+        assert str(ours.value) == str(theirs.value)
+
+
+def test_exported_programs_hold_one_operator(imported):
+    class Model(torch.nn.Module):
+        def forward(self, a, b):
+            return imported.matmul(a, b)
+
+    m = torch.export.Dim("m")
+    program = torch.export.export(Model(), (torch.randn(4, 8), torch.randn(8, 3)), dynamic_shapes=({0: m}, None))
+    assert str(program.graph_module.code).count("torch.ops.fast_matmul.matmul.default") == 1
+    a, b = torch.randn(7, 8), torch.randn(8, 3)
+    assert torch.equal(program.module()(a, b), a @ b)
+
+
+def test_the_operator_is_registered_as_torch_wants_it(imported):
+    op = torch.ops.fast_matmul.matmul
+    a, b = torch.randn(4, 8), torch.randn(8, 3)
+    torch.library.opcheck(op.default, (a.requires_grad_(), b))
+    out = torch.empty(4, 3)
+    op.out(a.detach(), b, out=out)
+    assert torch.equal(out, a.detach() @ b)
+
+
+def test_autocast_is_the_library_s(imported):
+    a, b = torch.randn(4, 8), torch.randn(8, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert imported.matmul(a, b).dtype == torch.bfloat16
+        assert torch.equal(imported.matmul(a, b), a @ b)
+
+
+@pytest.mark.slow
+def test_every_seed_runs_through_its_package_under_the_interpreter(tmp_path, monkeypatch):
+    """Real kernels by the real host functions: arguments, flags, several outputs, NUM_SMS."""
+    from evolve import exporting
+
+    from .conftest import PROBLEMS, make_run
+
+    monkeypatch.chdir(tmp_path)
+    for name in PROBLEMS:
+        make_run(tmp_path, name, variant="fp16")
+        exporting.export(exporting.Order(targets=(name,)))
+        shown = fresh(INTERPRETED.format(name=name, here=str(fake_cuda.__file__)), tmp_path, TRITON_INTERPRET="1")
+        assert "forced" in shown
+
+
+INTERPRETED = """
+import importlib, types, torch
+from evolve.problem import load_problem
+from evolve.judge.gpu import answers
+from evolve.judge.gpu.place import as_outputs
+module = importlib.import_module("fast_{name}")
+table, dispatch = (importlib.import_module("fast_{name}." + n) for n in ("_table", "_dispatch"))
+table.Table._place = lambda self, name, tensor, device: tensor.device
+torch.cuda.get_device_name = lambda *_: "NVIDIA H200"
+torch.cuda.current_device = lambda: None
+dispatch.FORCE = "kernel"
+dispatch.TABLE.spec["closed"] = {{}}
+problem = load_problem("fast_{name}/problem.py")
+variant = problem.variant("fp16")
+for workload in problem.small(variant):
+    arguments = problem.make_inputs(workload, "cpu", 5)
+    try:
+        choice = dispatch.choose(arguments)
+    except (RuntimeError, table.Unfit) as why:
+        print("not taken:", why)
+        continue
+    print(choice.why)
+    assert choice.kernel
+    made = as_outputs(getattr(module, problem.entry)(*arguments), problem.outputs(workload), {{}})
+    held = answers.hold(problem, variant, workload, made, answers.reference_of(problem, workload, arguments), arguments,
+                        family="given", baseline=lambda: None)
+    assert not answers.wrong(held), answers.wrong(held)
+"""
