@@ -30,7 +30,7 @@ def make_run(folder, name, *, variant=None, verdict=Verdict.PASSED, source=None,
             ratio=1.5,
             ratio_low=1.5,
             ratio_high=1.5,
-            parameters={"num_warps": 8, "num_stages": 3},
+            parameters={"num_warps": 8},
             modelled=True,
         )
         for w in timed
