@@ -1,6 +1,7 @@
 """The trial on a GPU made of Python: its whole way, and each thing that it must not let pass."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,8 +28,6 @@ from .test_dispatch import gpu, row  # noqa: F401  a fixture
 
 def on_cpu(problem, workloads):
     """The problem with small workloads and inputs that lie where the fake GPU is."""
-    from dataclasses import replace
-
     own = problem.make_inputs
 
     def make(workload, device, random_seed):
@@ -181,10 +180,20 @@ def test_the_host_function_s_launches_are_the_judged_plan_s(name, jail, monkeypa
 
 
 def test_parameters_of_what_was_not_timed_follow_the_table():
-    problem = load_problem(ROOT / "evaluators" / "matmul.py")
-    signature = Signature(problem, problem.variant("bf16"))
-    given = {w.name: {"BLOCK_M": i} for i, w in enumerate(problem.of_role("time", problem.variant("bf16")))}
-    filled = signature.filled(given)
-    assert filled["held_wide"] == given["4096"]
-    assert filled["check_skinny"] == given["skinny1"]
-    assert filled["check_col"] == given["mlp_down"]  # the only one with a column-major b
+    def col(*facts):
+        return replace(sized(*facts), params={**sized(*facts).params, "b_layout": "col"})
+
+    timed = (
+        sized("large", "time", 4096, 4096, 4096),
+        sized("one", "time", 1, 4096, 4096),
+        col("col", "time", 64, 64, 64),
+    )
+    others = (
+        sized("held", "held_out", 1536, 5120, 2560),
+        sized("row", "check", 1, 512, 768),
+        col("odd", "check", 9, 9, 9),
+    )
+    problem = replace(load_problem(ROOT / "evaluators" / "matmul.py"), workloads=(*timed, *others))
+    given = {w.name: {"BLOCK_M": i} for i, w in enumerate(timed)}
+    filled = Signature(problem, problem.variant("bf16")).filled(given)
+    assert filled == {**given, "held": given["large"], "row": given["one"], "odd": given["col"]}
