@@ -32,6 +32,7 @@ from evolve.terminal.doctor import member_findings
 from evolve.types import Attempt, Candidate, Draw, Evaluation, Executor, Job, Judged, Noted, Verdict
 
 RUNS = Path("runs")
+LATEST = 8  # more than are ever judged at once
 # What a score means hangs on these; a resumed run keeps them. Of the problem it is the text that counts.
 FIXED = ("variant", "workloads", "backend", "target", "random_seed", "strategy", "database")
 NAME = re.compile(r"[A-Za-z0-9_][\w.+@-]{0,99}", re.ASCII)  # no way out of runs/, and no colon, for RUN:ID
@@ -132,7 +133,8 @@ def _resume(folder: Path, wanted: Wanted) -> int:
         secret, calibration = _kept(journal)
         try:
             with _doing(wanted.console, "Starting the judge"):
-                bench = wiring.open_bench(config, problem, None, calibration=calibration)
+                timed = _timed(journal)
+                bench = wiring.open_bench(config, problem, None, calibration=calibration, configurations=timed)
             _warn(wanted.console, bench.warnings)
             with closing(bench.executor):
                 if bench.ranking_key != journal.meta["ranking_key"]:
@@ -149,6 +151,18 @@ def _resume(folder: Path, wanted: Wanted) -> int:
                 return search(journal, wanted, bench, secret)
         except KeyboardInterrupt:
             return _interrupted_early(folder, config)
+
+
+def _timed(journal: Journal) -> int:
+    """Configurations that were timed so far, the tuner's among them: the best of many is lucky, and must gain more. The
+    judge counts them and says so with each candidate; of the last ones one has seen them all."""
+    passed = [
+        logged.event.candidate.id
+        for logged in journal.events(evidence=False)
+        if isinstance(logged.event, Judged) and logged.event.candidate and logged.event.evaluation.passed
+    ]
+    said = [journal.attempt(name).evaluation.evidence.get("time", {}) for name in passed[-LATEST:]]
+    return max((int(time.get("promotion", {}).get("configurations", 0)) for time in said), default=0)
 
 
 def _interrupted_early(folder: Path, config: RunConfig) -> int:

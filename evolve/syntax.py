@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import ast
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 _TRIES = 5
-_alone = threading.Lock()
+_alone = threading.RLock()
+T = TypeVar("T")
 
 
 def parse(text: str) -> ast.Module:
     """The tree, or whatever `ast.parse` raises for this text."""
+    return undisturbed(lambda: ast.parse(text))
+
+
+def undisturbed(work: Callable[[], T]) -> T:
+    """The result of work that parses in its course, and that may be done again."""
     for _ in range(_TRIES):
         with _alone, suppress(SystemError):  # of threads that do not come through here there may be more
-            return ast.parse(text)
+            return work()
     with _alone:
-        return ast.parse(text)
+        return work()

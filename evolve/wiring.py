@@ -87,12 +87,17 @@ def variant(config: RunConfig, problem: Problem) -> Variant:
 
 
 def open_bench(
-    config: RunConfig, problem: Problem, seed: str | None, *, calibration: Mapping[str, Json] | None = None
+    config: RunConfig,
+    problem: Problem,
+    seed: str | None,
+    *,
+    calibration: Mapping[str, Json] | None = None,
+    configurations: int = 0,
 ) -> Bench:
-    """The judge on this machine, behind its executor."""
+    """The judge on this machine, behind its executor. `configurations` were timed before, by a run that is resumed."""
     if config.executor != "local":
         raise ConfigError(f'{config.source}: executor "{config.executor}" is not there yet; use "local".')
-    opened = open_backend(config, problem, seed, calibration=calibration)
+    opened = open_backend(config, problem, seed, calibration=calibration, configurations=configurations)
     return Bench(
         executor=LocalExecutor(opened.backend, width=width(config)),
         device=opened.device,
@@ -111,7 +116,12 @@ def width(config: RunConfig) -> int:
 
 
 def open_backend(
-    config: RunConfig, problem: Problem, seed: str | None, *, calibration: Mapping[str, Json] | None = None
+    config: RunConfig,
+    problem: Problem,
+    seed: str | None,
+    *,
+    calibration: Mapping[str, Json] | None = None,
+    configurations: int = 0,
 ) -> backends.Opened:
     """Without a calibration it makes one, from the seed where there is no GPU."""
     settings = backends.Settings(
@@ -123,6 +133,7 @@ def open_backend(
         width=width(config),
         timeout=config.evaluator.timeout,
         tuner=tuning(config),
+        configurations=configurations,
     )
     return backends.open_backend(settings, seed=seed, calibration=calibration)
 
@@ -233,7 +244,7 @@ def council(config: RunConfig, problem: Problem, folder: Path) -> Council:
         "random_seed": config.random_seed,
         "allows": chosen.allows,
         "repeat": chosen.repeat,
-        "tuned": config.tuner.enabled,
+        "tuned": tuning(config) is not None,
         "folder": folder,
         "slots": max(1, (lanes - 1) // max(1, mailboxes)),  # one lane is always left to the others
     }

@@ -10,16 +10,17 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from evolve import wiring
+from evolve import runner, wiring
 from evolve.config import load_config
 from evolve.errors import DiskFull
 from evolve.journal import Journal
 from evolve.session import in_flight
-from evolve.types import Asked, Judged, Noted, Verdict
+from evolve.types import Asked, Candidate, Evaluation, Judged, Measurement, Noted, Verdict
 
 PARTS = Path(__file__).parent / "data"
 INSIDE = {"PYTHONPATH": str(PARTS), "PATH": "/usr/bin:/bin"}
@@ -429,3 +430,23 @@ def test_steps_at_once_are_what_the_judge_can_have_in_hand(
     about = f"council: {council}\nconcurrency: {concurrency}\n"
     path.write_text(f"problem: evaluators/matmul.py\nseeds: [seeds/matmul.py]\nbudget: {{steps: 9}}\n{about}")
     assert in_flight(load_config(path), 16) == wanted
+
+
+def test_a_resumed_run_knows_how_many_configurations_were_timed() -> None:
+    """Of candidates that were judged side by side the last to end need not have seen the most."""
+    totals = {f"{step:05d}-aaaaaaaa": 100 * step for step in range(12)} | {"00012-aaaaaaaa": 900}
+
+    def attempt(name: str) -> Any:
+        evidence = {"time": {"promotion": {"configurations": totals[name]}}}
+        return SimpleNamespace(evaluation=SimpleNamespace(evidence=evidence))
+
+    def judged(name: str) -> Any:
+        figure = Measurement(workload="w", baseline="b", time_us=1, ratio=1, ratio_low=1, ratio_high=1)
+        candidate = Candidate(step=int(name[:5]), source="x", member="m", kind="seed", digest="aaaaaaaa")
+        evaluation = Evaluation(verdict=Verdict.PASSED, measurements=(figure,))
+        return SimpleNamespace(event=Judged(step=candidate.step, candidate=candidate, evaluation=evaluation))
+
+    journal: Any = SimpleNamespace(events=lambda evidence: [judged(name) for name in totals], attempt=attempt)
+    assert runner._timed(journal) == 1100
+    empty: Any = SimpleNamespace(events=lambda evidence: [])
+    assert runner._timed(empty) == 0

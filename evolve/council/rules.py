@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 
 from evolve.rules import RULES, Applied, Context, Rule, apply
 from evolve.rules.ails import ails, urgency
+from evolve.syntax import undisturbed
 from evolve.types import Attempt, Confirmed, Draw, Event, Judged, Prompt, Replied, Reply, Scalar, Workload, digest_of
 
 EXPLORES = 0.2  # of all steps, by Thompson sampling
@@ -116,7 +118,7 @@ class RulesMember:
         )
         seen: list[str] = []
         while len(seen) < TRIES and (len(seen) < 3 or len(set(seen)) > 1):  # three alike: it knows one move only
-            found = apply(rule, parent.candidate.source, context)
+            found = undisturbed(partial(apply, rule, parent.candidate.source, context))
             if not isinstance(found, Applied):
                 return found.reason
             seen.append(digest_of(found.source))

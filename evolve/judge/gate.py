@@ -12,6 +12,7 @@ import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from evolve.errors import ProblemError
@@ -86,10 +87,15 @@ def module(name: str, text: str, target: Target) -> Module:
         raise Refused(f"the kernel's TTIR holds what no kernel needs: {error}") from error
 
 
-def kernel_parameters(screened: Screened) -> dict[str, tuple[str, ...]]:
-    tree = parse(screened.source)
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    return {name: tuple(a.arg for a in functions[name].args.args) for name in screened.kernels}
+def kernel_parameters(screened: Screened) -> Mapping[str, tuple[str, ...]]:
+    found = _parameters(screened.source)
+    return {name: found[name] for name in screened.kernels}
+
+
+@lru_cache(maxsize=64)  # a tuner's points are one source, a hundred times over
+def _parameters(source: str) -> Mapping[str, tuple[str, ...]]:
+    functions = [node for node in parse(source).body if isinstance(node, ast.FunctionDef)]
+    return {node.name: tuple(a.arg for a in node.args.args) for node in functions}
 
 
 # --- Which plan belongs to which point --------------------------------------------------------------------------------
