@@ -93,7 +93,10 @@ def init(
 
 @app.command(rich_help_panel=LOOK)
 def show(
-    target: Annotated[str, typer.Argument(metavar="RUN[:ID]", help="A run, or a candidate: ID, step number, or best.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="RUN[:ID]", help="A run, or a candidate: ID, step, or best. With --rules also a FILE."),
+    ],
     top: Annotated[int | None, typer.Option(help="The best N candidates.", metavar="N")] = None,
     lineage: Annotated[bool, typer.Option("--lineage", help="The ancestry as a tree.")] = False,
     diff: Annotated[
@@ -101,8 +104,20 @@ def show(
     ] = None,
     log: Annotated[bool, typer.Option("--log", help="Every hypothesis and its outcome.")] = False,
     spend: Annotated[bool, typer.Option("--spend", help="Money, tokens and time, by member and stage.")] = False,
+    rules: Annotated[
+        bool,
+        typer.Option("--rules", help="What each rewrite rule would do to a candidate, or what it brought in a run."),
+    ] = False,
+    problem: Problem = None,
+    variant: Variant = None,
+    workload: Annotated[str | None, typer.Option(help="With --rules: build for this workload.", metavar="NAME")] = None,
 ) -> None:
     """Look at a run or at a candidate."""
+    if rules:
+        from evolve import judging, moves
+
+        moves.page(judging.Order(target=target, problem=problem, variant=variant, workload=workload))
+        return
     from evolve.terminal import show as view
     from evolve.terminal.console import Out
 

@@ -25,6 +25,7 @@ EDGE = {
     "cli",
     "__main__",
     "exporting",
+    "moves",
 }
 # Who may import whom, beside NOUNS and its own room.
 MAY: dict[str, set[str]] = {
