@@ -19,6 +19,7 @@ from typing import Any
 from evolve.judge.plan import Lowered, Plan
 from evolve.judge.plan_json import decode, encode
 from evolve.judge.points import Shot
+from evolve.judge.sass import WORKS, innermost
 from evolve.judge.stages import Binary, Built
 from evolve.types import Scalar
 
@@ -106,7 +107,7 @@ def load(path: Path) -> tuple[dict[str, Any], list[Measured]]:
     bulk = bulk_of(data)
     fields = {name for name in Binary.__dataclass_fields__ if name != "path"}
     made = {
-        key: Binary(path="", **{name: value for name, value in kept.items() if name in fields})
+        key: Binary(path="", **{name: _whole(kept) if name == "instructions" else kept[name] for name in fields})
         for key, kept in bulk["binaries"].items()
     }
     rows = []
@@ -127,3 +128,18 @@ def load(path: Path) -> tuple[dict[str, Any], list[Measured]]:
             )
         )
     return {k: v for k, v in data.items() if k not in ("rows", "packed")}, rows
+
+
+def _whole(kept: Mapping[str, Any]) -> dict[str, int]:
+    """Counts of the innermost loops, which were not among a binary's facts when the first points were taken."""
+    instructions: dict[str, int] = dict(kept["instructions"])
+    loops = kept.get("loops") or []
+    if "loops@inner" in instructions or len(loops) < 2:
+        return instructions
+    by_span = {(x["span"][0], x["span"][1]): x["instructions"] for x in loops[1:]}
+    working = {s: c for s, c in by_span.items() if any(WORKS.match(opcode) for opcode in c)}
+    busy = innermost(working, [s[0] for s in working])
+    instructions["total@inner"] = sum(sum(by_span[s].values()) for s in busy)
+    if mma := sum(n for s in busy for opcode, n in by_span[s].items() if "MMA" in opcode):
+        instructions["mma@inner"] = mma
+    return instructions | ({"loops@inner": len(busy)} if busy else {})

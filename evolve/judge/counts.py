@@ -15,6 +15,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from evolve.judge.addresses import Tensor, Touch, shaped, touch_of
 from evolve.judge.plan import Argument, Descriptor, Launch, View
 from evolve.judge.scalars import UNKNOWN, Numbers, Value, arithmetic
 from evolve.judge.ttir import Function, Op, Tile
@@ -56,7 +57,8 @@ class Dot:
 @dataclass(frozen=True, slots=True)
 class Move:
     """A load or store in the code: bytes of its tile, how often one program runs it, by how many programs of the
-    resident wave different bytes are touched (1.0: by each its own), and which argument it goes to."""
+    resident wave different bytes are touched (1.0: by each its own), and which argument it goes to. Of one execution
+    by one program: the bytes of the sectors that it moves, and of its contiguous runs."""
 
     op: str
     nbytes: int
@@ -64,6 +66,13 @@ class Move:
     distinct: float
     argument: int | None
     in_loop: bool
+    sector_bytes: float = 0.0
+    run_bytes: float = 0.0
+
+    @property
+    def moved_bytes(self) -> float:
+        """What goes over the wires for one execution: whole sectors, without what masks leave out."""
+        return self.sector_bytes or float(self.nbytes)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,6 +86,7 @@ class Counts:
     floating: float = 0.0  # other float operations: elements
     iterations: float = 0.0  # of the innermost loops that load
     longest: float = 1.0
+    loops: int = 0  # innermost loops that load
     persistent: bool = False
     atomics: bool = False
     unknown: tuple[str, ...] = ()
@@ -103,6 +113,7 @@ class _Counter:
         self.ids = np.concatenate([np.arange(self.wave, dtype=np.int64), spread])
         self.mean_of = slice(self.wave, None)
         self.values: dict[str, Value] = {}
+        self.tensors: dict[str, Tensor] = {}  # of the program in the middle of the wave
         self.found = Counts(programs=programs)
         self.unknown: list[str] = []
         self.chain = np.zeros(len(self.ids))  # iterations of each sampled program
@@ -149,6 +160,8 @@ class _Counter:
         for inner, outer in carried:
             start = self._get(outer)
             self.values[inner] = Value(start.numbers, start.depends, start.arguments, moving=True)
+            if outer in self.tensors:
+                self.tensors[inner] = self.tensors[outer]
         stride = None if step.numbers is None else int(step.numbers[0])
         if depth == 0 and low.starts_at_program and stride == prod(self.launch.grid):
             self.found.persistent = True
@@ -156,9 +169,12 @@ class _Counter:
         loads = self._block(op.regions[0], times * trips, depth + 1)
         if loads and np.array_equal(before, self.chain):  # no loop inside has counted them
             self.chain = self.chain + times * trips
+            self.found.loops += 1
         for result, (_, outer) in zip(op.results, carried, strict=False):
             start = self._get(outer)
             self.values[result] = Value(start.numbers, start.depends, start.arguments)
+            if outer in self.tensors:  # where it stands after the loop is not known; how it lies in memory is
+                self.tensors[result] = self.tensors[outer]
         return loads
 
     def _trips(self, low: Value, high: Value, step: Value) -> NDArray[np.float64]:
@@ -222,6 +238,15 @@ class _Counter:
         value = Value(numbers, depends, arguments, moving, starts)
         for result in op.results:
             self.values[result] = value
+        if (made := shaped(op, [self._tensor(name) for name in op.operands])) is not None:
+            self.tensors[op.results[0]] = made
+
+    def _tensor(self, name: str) -> Tensor | None:
+        """In the program in the middle of the wave: those at the edges have masks of their own."""
+        if name in self.tensors:
+            return self.tensors[name]
+        value = self._get(name)
+        return None if value.numbers is None else np.asarray(value.numbers[self.wave // 2])
 
     def _leaves(self, value: Value) -> frozenset[bytes]:
         """What makes programs differ in a value: a scalar's numbers where they differ, a tensor's scalars."""
@@ -285,9 +310,25 @@ class _Counter:
         touched = [self._get(name) for name in self._address(op)]
         leaves = frozenset().union(*(self._leaves(v) for v in touched)) if touched else frozenset()
         arguments = sorted(frozenset().union(*(v.arguments for v in touched))) if touched else []
+        argument = arguments[0] if arguments else None
+        touch = self._touch(op, tile)
         self.found.moves.append(
-            Move(op.name, tile.nbytes, mean, self._distinct(leaves), arguments[0] if arguments else None, depth > 0)
+            Move(
+                op.name,
+                tile.nbytes,
+                mean,
+                self._distinct(leaves),
+                argument,
+                depth > 0,
+                touch.sector_bytes,
+                touch.run_bytes,
+            )
         )
+
+    def _touch(self, op: Op, tile: Tile) -> Touch:
+        if "descriptor" in op.name and tile.shape:  # whole tiles, row by row
+            return Touch(1.0, float(tile.nbytes), tile.nbytes / max(1, prod(tile.shape[:-1])))
+        return touch_of(op, self.tensors) or Touch(1.0, 0.0, 0.0)
 
     def _address(self, op: Op) -> list[str]:
         """The operands that say where: the pointer, or a descriptor with its indices."""

@@ -13,7 +13,7 @@ import re
 import struct
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,8 @@ TELLING = re.compile(
     r"[HQIB]GMMA|[HQID]MMA|UTC[HQIO]MMA|FFMA|FADD|FMUL|HFMA2|DFMA|MUFU|LDGSTS|UTMA(?:LDG|STG|REDG)|UBLKCP|LDG|STG|"
     r"LDS|STS|LDSM|STSM|LDL|STL|LDT|STT|SHFL|BAR|WARPSYNC|SYNCS|USETMAXREG|REDG?|ATOM[GS]?|I2F|F2F|F2FP|IMAD"
 )
+# What the body of a loop is there for.
+WORKS = re.compile(r"[HQIDB]G?MMA|LDGSTS|LDG|UTMALDG|UBLKCP")
 WIDE = re.compile(r"LDG|STG|LDGSTS|LDS|STS|LDL|STL")
 # The same for AMD's assembly, by what the mnemonic begins with.
 AMD = {"v_mfma": "MFMA", "global_load": "LDG", "buffer_load": "LDG", "global_store": "STG", "buffer_store": "STG"}
@@ -35,7 +37,8 @@ TOOL_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """Registers of a thread, bytes it spills, and instruction counts. `X@loop` counts those inside any loop."""
+    """Registers of a thread, bytes it spills, and instruction counts. `X@loop` counts those inside any loop, `X@inner`
+    those in the innermost ones that multiply or load, of which there are `loops@inner`."""
 
     registers: int
     spills_bytes: int
@@ -102,7 +105,22 @@ def count(listing: str) -> dict[str, int]:
         counts.update(names)
         if any(low <= address <= high for low, high in inside):
             counts.update(f"{name}@loop" for name in names)
-    return dict(counts)
+    busy = innermost(inside, [address for address, opcode, _ in rows if WORKS.match(opcode)])
+    for address, opcode, _ in rows if busy else ():
+        if any(low <= address <= high for low, high in busy):
+            counts.update(["total@inner", *(["mma@inner"] if "MMA" in opcode else [])])
+    return dict(counts) | ({"loops@inner": len(busy)} if busy else {})
+
+
+def innermost(spans: Iterable[tuple[int, int]], work: Sequence[int]) -> list[tuple[int, int]]:
+    """The loops that do the work: the smallest ones that multiply or load, no two of them over the same code. Waiting
+    for a barrier is a loop too, and its slow path, laid out behind everything else, looks like one around the rest."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(set(spans), key=lambda span: span[1] - span[0]):
+        apart = all(high < other[0] or other[1] < low for other in found)
+        if apart and any(low <= address <= high for address in work):
+            found.append((low, high))
+    return found
 
 
 def _instructions(listing: str) -> Iterator[tuple[int, str, str]]:

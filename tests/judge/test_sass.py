@@ -42,6 +42,9 @@ def test_opcodes_widths_and_loops():
         "STG": 1,
         "STG.32": 1,
         "total@loop": 4,
+        "total@inner": 4,
+        "mma@inner": 1,
+        "loops@inner": 1,
     }
 
 
