@@ -18,6 +18,8 @@ BOUNDS = {
     "latency": "latency: waiting for loads that nothing hides",
     "launch": "launching",
 }
+TERMS = 3
+TERM = {"compute": "tensor cores", "issue": "instruction issue", "special": "exponentials", "latency": "waiting"}
 # What stands against the parent's, in this order: trait, what it is called, unit.
 FACTS = (
     ("registers", "registers a thread", ""),
@@ -47,8 +49,9 @@ def speed_feedback(
     if found:
         lines.append(_where(found))
         lines.append(_facts(found, parent))
-    lines += known_cliffs(found)
-    lines += _advice(predictions, lines)
+    helps = _helps(predictions)
+    lines += [sentence for sentence in known_cliffs(found) if sentence not in helps]
+    lines += [f"{sentence} ({where})" for sentence, where in helps.items()]
     return "\n".join(line for line in lines if line)
 
 
@@ -64,7 +67,7 @@ def known_cliffs(found: Mapping[str, Scalar]) -> list[str]:
     counts = {name.removeprefix("n_"): int(value) for name, value in found.items() if name.startswith("n_")}
     counts |= {"LDG@loop": int(found.get("synchronous_loads_in_loop", 0))} if counts else {}
     tile = [int(n) for n in str(found.get("tile", "")).split("x") if n.isdigit()]
-    return cliffs(
+    shown = cliffs(
         instructions=counts,
         spills_bytes=int(found.get("spills_bytes", 0)),
         threads=int(found.get("threads", 0)),
@@ -72,6 +75,7 @@ def known_cliffs(found: Mapping[str, Scalar]) -> list[str]:
         serialized=bool(found.get("wgmma_serialized", False)),
         wgmma_chip=found.get("target") == "sm_90",
     )
+    return list(shown.values())
 
 
 def _workload(measurement: Measurement, prediction: Prediction | None) -> str:
@@ -81,7 +85,13 @@ def _workload(measurement: Measurement, prediction: Prediction | None) -> str:
         return line + "."
     ideal = prediction.roofline * prediction.time_us
     share = min(1.0, ideal / measurement.time_us)
-    return f"{line}; {share:.0%} of the roofline, bound by {BOUNDS[prediction.bound]}."
+    return f"{line}; {share:.0%} of the roofline, bound by {BOUNDS[prediction.bound]} ({terms_of(prediction)})."
+
+
+def terms_of(prediction: Prediction) -> str:
+    """The largest terms, as the model has them. They overlap, so they do not add up."""
+    largest = sorted(prediction.terms.items(), key=lambda term: -term[1])[:TERMS]
+    return "modelled: " + ", ".join(f"{TERM.get(name, name)} {us:.3g} us" for name, us in largest if us > 0)
 
 
 def _ratio(measurement: Measurement) -> str:
@@ -113,11 +123,10 @@ def _facts(found: Mapping[str, Scalar], parent: Mapping[str, Scalar]) -> str:
     return f"Facts{against}: {', '.join(parts)}." if parts else ""
 
 
-def _advice(predictions: Mapping[str, Prediction], said: Sequence[str]) -> list[str]:
-    """Each piece of advice once, with the workloads that it came from; what a cliff has said is not said again."""
-    where: dict[str, list[str]] = {}
+def _helps(predictions: Mapping[str, Prediction]) -> dict[str, str]:
+    """What would help most by the model, each change once: where, and what part of the time it would save."""
+    found: dict[str, list[str]] = {}
     for workload, prediction in predictions.items():
-        for sentence in prediction.advice:
-            if sentence not in said:
-                where.setdefault(sentence, []).append(workload)
-    return [f"{', '.join(names)}: {sentence}" for sentence, names in where.items()]
+        for change in prediction.helps:
+            found.setdefault(change.sentence, []).append(f"{workload} −{change.saves:.0%}")
+    return {sentence: f"modelled: {', '.join(where)}" for sentence, where in found.items()}

@@ -143,3 +143,4 @@ class Target:
     tflops: Mapping[str, float]  # dense tensor rate by operand dtype; "float32" is the CUDA cores' rate
     launch_us: float
     judged: bool = True  # False: builds here, and no candidate was ever run on one
+    measured: bool = False  # the ceilings are a calibration's, not the data sheet's

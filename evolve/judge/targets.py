@@ -48,7 +48,7 @@ def calibrated(target: Target, ceilings: Mapping[str, Any]) -> Target:
         raise ConfigError(f'calibration gives "{min(unknown)}"; expected some of {", ".join(sorted(allowed))}.')
     figures = dict(ceilings)
     figures["tflops"] = {**target.tflops, **figures.get("tflops", {})}
-    return replace(target, **figures)
+    return replace(target, **figures, measured=True)
 
 
 def lanes(target: Target) -> int:
