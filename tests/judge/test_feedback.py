@@ -2,6 +2,7 @@
 
 import pytest
 
+from evolve.judge.advice import Change
 from evolve.judge.feedback import known_cliffs, same_machine_code, speed_feedback
 from evolve.judge.model import Prediction
 from evolve.types import Measurement
@@ -96,10 +97,25 @@ def test_without_counts_nothing_is_guessed():
 
 def test_advice_is_said_once_with_its_workloads():
     sentence = "16 programs for 132 SMs: smaller tiles, or split the reduction."
-    both = {"a": predicted(advice=(sentence,)), "b": predicted(advice=(sentence,))}
+    both = {"a": predicted(helps=(Change(sentence=sentence, saves=0.3),))}
+    both["b"] = predicted(helps=(Change(sentence=sentence, saves=0.2),))
     text = speed_feedback((measured(),), both, FOUND, {})
     assert text.count(sentence) == 1
-    assert f"a, b: {sentence}" in text
+    assert f"{sentence} (modelled: a −30%, b −20%)" in text
+
+
+def test_a_cliff_that_the_model_weighed_is_said_once():
+    spilled = {**FOUND, "spills_bytes": 800, "threads": 128}
+    (sentence,) = known_cliffs(spilled)
+    text = speed_feedback((measured(),), {"4096": predicted(helps=(Change(sentence=sentence, saves=0.6),))}, spilled, {})
+    assert text.count(sentence) == 1
+    assert f"{sentence} (modelled: 4096 −60%)" in text
+
+
+def test_terms_are_named_and_the_largest_come_first():
+    terms = {"compute": 180.0, "l2": 90.0, "latency": 120.0, "launch": 1.0}
+    text = speed_feedback((measured(),), {"4096": predicted(terms=terms)}, FOUND, {})
+    assert "modelled: tensor cores 180 us, waiting 120 us, l2 90 us" in text
 
 
 def test_a_duplicate_names_its_twin():
