@@ -21,12 +21,14 @@ from evolve.judge.jail import Jail
 from evolve.judge.lower import lower
 from evolve.judge.neighbours import specialised
 from evolve.judge.plan import Plan
+from evolve.judge.promise import TRAIT, evidence_of, promise_of, skipped
+from evolve.judge.promise import ruling as refusal
 from evolve.judge.screen import screen
 from evolve.judge.stages import Checked, Gated, Point, Ready, Ruling, Target, Timed
 from evolve.judge.tune import Tune, first_points, untuned
 from evolve.judge.verdicts import duplicate_of
 from evolve.problem import Problem, Variant
-from evolve.types import Evaluation, Job, Json, Role, Verdict, digest_of
+from evolve.types import Evaluation, Job, Json, Role, Scalar, Verdict, digest_of
 
 
 class Device(Protocol):
@@ -79,6 +81,8 @@ class Pipeline:
     # specialisation of its own, so they wait for the confirmation.
     builds: tuple[Role, ...] = KNOWN
     tune: Tune = untuned
+    # A chip to model for, where a candidate that the model thinks little of is to be kept from it.
+    modelled_on: Target | None = None
 
     def evaluate(self, job: Job) -> Evaluation:
         record = Record()
@@ -103,7 +107,7 @@ class Pipeline:
         return {**record.seconds, "gpu": leased} if leased else record.seconds
 
     def _judge(self, job: Job, record: Record) -> Evaluation:
-        ready = self.prepare(job, record)
+        ready, modelled = self._promised(self.prepare(job, record), record)
         with record.stage("check"):
             checked = self.device.check(ready)
         record.errors = checked.errors
@@ -122,7 +126,7 @@ class Pipeline:
             feedback=timed.feedback,
             stage="confirm" if job.mode == "confirm" else "time",
             measurements=timed.measurements,
-            traits={**timed.traits, "specialised": made_for_these},
+            traits={**timed.traits, **modelled, "specialised": made_for_these},
             errors=checked.errors,
             evidence=evidence.finite(record.evidence),
             digests=tuple(record.digests),
@@ -163,6 +167,28 @@ class Pipeline:
             built=built,
             parameters={p.workload.name: p.parameters for p in points},
         )
+
+    def _promised(self, ready: Ready, record: Record) -> tuple[Ready, Mapping[str, Scalar]]:
+        """What the model says before anything runs, and the trait that its children are compared with."""
+        if self.modelled_on is None:
+            return ready, {}
+        with record.stage("model"):
+            promise = promise_of(self._as_it_came(ready), self.modelled_on, self.problem, self.variant)
+        if skipped(promise, ready.job):
+            raise refusal(promise)
+        record.evidence["model"] = evidence_of(promise, skips=False)
+        trait = {TRAIT: round(promise.modelled_us, 3)} if promise.modelled_us else {}
+        return replace(ready, promise=promise.ratio), trait
+
+    def _as_it_came(self, ready: Ready) -> Ready:
+        """At its own parameters: what a confirmation was given are a tuner's, and no child comes tuned."""
+        if not ready.job.parameters:
+            return ready
+        timed = self.problem.of_role("time", self.variant)
+        points = first_points(ready.screened, timed)
+        raw = lower(self.jail, ready.screened, self.problem, points, self.target, shuffle_seed=0)
+        gated = gate(raw, screened=ready.screened, problem=self.problem, points=points, target=self.target)
+        return replace(ready, gated=gated, built=self.builder.build(gated.lowered))
 
     def _neighbours(self, ready: Ready) -> tuple[bool, Json]:
         timed = {w.name: w for w in self.problem.of_role("time", self.variant)}

@@ -106,6 +106,7 @@ class Ready:
     built: Built
     parameters: Mapping[str, Mapping[str, Scalar]]  # by workload
     tuning: Mapping[str, Json] = field(default_factory=dict)  # the tuner's evidence, if one was at work
+    promise: float = 1.0  # its time over its parent's, both by the model: whoever promises most gets the GPU first
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ class Shop:
         ranking_key: str,
         environment: Mapping[str, Json],
         builds: tuple[Role, ...] = KNOWN,
+        modelled_on: Target | None = None,
     ) -> Pipeline:
         pipeline = Pipeline(
             problem=self.settings.problem,
@@ -54,6 +55,7 @@ class Shop:
                 **environment,
             },
             builds=builds,
+            modelled_on=modelled_on,
         )
         if self.settings.tuner:
             pipeline.tune = KernelTuner(

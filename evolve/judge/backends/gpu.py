@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from evolve.errors import MachineryError
 from evolve.judge.backends import Opened, Settings, prompt_facts
 from evolve.judge.backends.assembly import open_shop
-from evolve.judge.calibrate import calibrate, ceilings_for_target
+from evolve.judge.calibrate import calibrate
 from evolve.judge.gpu.device import GpuDevice, open_pool
 from evolve.judge.gpu.nvml import Gpu, visible
 from evolve.judge.gpu.pool import Pool
 from evolve.judge.gpu.sitting import GpuClock
 from evolve.judge.pipeline import Pipeline, Record
 from evolve.judge.stages import Ready, Ruling, Target
-from evolve.judge.targets import calibrated, find
+from evolve.judge.targets import find
 from evolve.types import Attempt, Job, Json, Workload
 
 
@@ -88,9 +88,10 @@ def _opened(settings: Settings, target: Target, pool: Pool, calibration: Mapping
         GpuClock(device),
         ranking_key=shop.ranking_key(device.ranking_key),
         environment={"backend": "gpu", "gpu": calibration["gpu"]},
+        modelled_on=device.measured,
     )
     holder.append(pipeline)
-    measured = calibrated(target, ceilings_for_target(calibration))
+    measured = device.measured
     return shop.opened(
         pipeline,
         device=target.device,

@@ -32,6 +32,7 @@ from evolve.judge.gpu.lease import Held, lease
 from evolve.judge.gpu.nvml import Gpu, visible
 from evolve.judge.gpu.pool import WORKER, Pool
 from evolve.judge.gpu.session import Session
+from evolve.judge.gpu.turns import Turns
 from evolve.judge.inputs import families
 from evolve.judge.model import predict
 from evolve.judge.stages import Checked, Ready, Target, Timed
@@ -100,7 +101,7 @@ class GpuDevice:
         self._spreads = calibration_of.aa_spreads(calibration)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._passed: OrderedDict[str, Rival] = OrderedDict()
-        self._turn, self._books = threading.Lock(), threading.Lock()
+        self._turns, self._books = Turns(), threading.Lock()
         self._places = threading.BoundedSemaphore(MOST_SESSIONS)
         self._judged = 0
         self.families = families(problem)
@@ -268,7 +269,7 @@ class GpuDevice:
     @contextmanager
     def leased(self, ready: Ready, stage: str) -> Iterator[Held]:
         label = f"evolve {stage} {ready.job.candidate.id}"
-        with self._turn, lease(self.gpu.uuid, seconds=self._wait, label=label) as held:
+        with self._turns.turn(ready.promise), lease(self.gpu.uuid, seconds=self._wait, label=label) as held:
             try:
                 yield held
             finally:
