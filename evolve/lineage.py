@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +56,47 @@ def find(journal: Journal, selector: str) -> Row:
 
 def _row(journal: Journal, step: int) -> Row:
     return next(journal.rows("s.step = ?", (step,)))
+
+
+# --- What the model said --------------------------------------------------------------------------------------------
+
+LATEST = 300  # judged candidates that are looked at: enough to tell, and quick to read
+
+
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """One workload of one measured candidate: what the cost model predicted for it, and what was measured."""
+
+    candidate_id: str
+    workload: str
+    predicted_us: float
+    measured_us: float
+
+
+def foretold(journal: Journal, latest: int = LATEST) -> list[Foretold]:
+    """Of the latest PASSED candidates that were measured on a GPU. Where times are modelled there is nothing to
+    compare."""
+    found = []
+    rows = journal.rows("s.verdict = 'PASSED'", (latest,), order="s.step DESC LIMIT ?")
+    for name in [row.candidate_id for row in rows if row.candidate_id]:
+        evaluation = journal.attempt(name).evaluation
+        timed = evaluation.evidence.get("time")
+        said = timed.get("model", {}) if isinstance(timed, Mapping) else {}
+        for m in evaluation.measurements:
+            predicted = said.get(m.workload, {}).get("time_us") if not m.modelled else None
+            if isinstance(predicted, int | float) and predicted > 0:
+                found.append(Foretold(name, m.workload, float(predicted), m.time_us))
+    return found
+
+
+def rank_correlation(pairs: Sequence[Foretold]) -> float | None:
+    """Spearman's, of predicted with measured times of one workload; None for fewer than three, or equal times."""
+    predicted, measured = [p.predicted_us for p in pairs], [p.measured_us for p in pairs]
+    if len(pairs) < 3 or len(set(predicted)) < 2 or len(set(measured)) < 2:
+        return None
+    from scipy.stats import spearmanr  # half a second, for those who ask
+
+    return float(spearmanr(predicted, measured).statistic)
 
 
 # --- The best -------------------------------------------------------------------------------------------------------

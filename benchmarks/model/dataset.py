@@ -37,6 +37,7 @@ class Measured:
     time_us: float
     ratio: float
     samples: int
+    spread: float  # between the passes over all points, as a part of the shortest time
     plan: Plan
     binaries: tuple[Binary, ...]  # one a launch
     ttir: Mapping[str, str]
@@ -122,6 +123,7 @@ def load(path: Path) -> tuple[dict[str, Any], list[Measured]]:
                 time_us=row["time_us"],
                 ratio=row["ratio"],
                 samples=row["samples"],
+                spread=row.get("spread", 0.0),
                 plan=decoded,
                 binaries=tuple(made[key] for key in row["binaries"]),
                 ttir={x.ttir: bulk["modules"][x.ttir] for x in decoded.launches},

@@ -28,9 +28,10 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import dataset  # noqa: E402
 from dataset import Measured  # noqa: E402
+from sources import problem_of  # noqa: E402
 
 from evolve.judge.constants import FITTED, Constants  # noqa: E402
-from evolve.judge.cost import Work, timed, us_for, work_for  # noqa: E402
+from evolve.judge.cost import Work, timed, us_for, works_for  # noqa: E402
 from evolve.judge.stages import Target  # noqa: E402
 from evolve.judge.targets import calibrated, find  # noqa: E402
 from evolve.judge.ttir import parse  # noqa: E402
@@ -40,7 +41,17 @@ MODEL = HERE.parents[1] / "evolve" / "data" / "model.json"
 RATES = ("bfloat16", "float16", "tf32")
 HELD_BY = 0.15  # of a residual for a constant that moves by a factor of e: a constant that nothing speaks for stays
 ROUGH = 0.3  # residuals (of the logarithm) above this count less and less
-BOUNDS: Mapping[str, tuple[float, float]] = {"wgmma": (0.5, 1.6), "overlap": (1.2, 12.0), "serial": (0.01, 1.5)}
+# What cannot be: a part of a ceiling that the chip's data sheet does not have, an overlap worse than none.
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "wgmma": (0.5, 1.25),
+    "mma": (0.3, 0.9),
+    "memory": (0.7, 1.15),
+    "l2": (0.6, 2.0),
+    "overlap": (1.5, 12.0),
+    "units": (1.5, 12.0),
+    "serial": (0.01, 1.5),
+    "dependent": (0.05, 1.5),
+}
 TOP = 5
 
 
@@ -67,14 +78,26 @@ def target_of(head: Mapping[str, Any]) -> Target:
     return calibrated(found, {**kept, "tflops": {k: v for k, v in measured["tflops"].items() if k in RATES}})
 
 
+def fit_for_use(rows: Sequence[Measured], target: Target, most: float) -> list[Measured]:
+    """Without times that the chip cannot reach, and without those whose passes disagree."""
+    sheet = find(target.name, target.device)
+    return [row for row in rows if row.spread <= most and row.time_us > 0.97 * _least_us(row, sheet)]
+
+
+def _least_us(row: Measured, sheet: Target) -> float:
+    """By the data sheet: the workload's operations at full rate, its bytes at full bandwidth."""
+    problem, variant = problem_of(row.problem)
+    workload = problem.workload(row.workload, variant)
+    flops = problem.flops(workload) / (sheet.tflops["bfloat16"] * 1e6) if problem.flops else 0.0
+    moved = problem.bytes_moved(workload) - sheet.l2_bytes  # some of it may lie in L2 from the call before
+    return max(flops, us_for(max(0.0, moved), sheet.memory_gbs))
+
+
 def points_of(rows: Sequence[Measured], target: Target) -> list[Point]:
     found = []
     for row in rows:
-        roots = {root.name: root for root in row.plan.roots}
-        works = tuple(
-            work_for(parse(row.ttir[launch.ttir]), launch, binary, target, roots)
-            for launch, binary in zip(row.plan.launches, row.binaries, strict=True)
-        )
+        modules = {name: parse(text) for name, text in row.ttir.items()}
+        works = tuple(works_for(row.plan, modules, dict(enumerate(row.binaries)), target))
         found.append(Point(row=row, works=works, cleared=tuple(r.nbytes for r in row.plan.roots if r.zeroed)))
     return found
 
@@ -168,10 +191,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--spread", type=float, default=0.15, help="passes further apart than this are no measurement")
     chosen = parser.parse_args()
     head, rows = dataset.load(chosen.data)
     target = target_of(head)
-    points = points_of(rows, target)
+    points = points_of(fit_for_use(rows, target, chosen.spread), target)
+    print(f"{len(rows) - len(points)} of {len(rows)} points left out: faster than the chip, or passes too far apart")
     start = Constants()
     outside = figures(points, held_out(points, target, start, chosen.folds))
     print(f"structures held out, {chosen.folds} folds, {len(points)} points:\n{table(outside)}")

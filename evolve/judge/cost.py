@@ -18,7 +18,7 @@ from math import ceil
 from evolve.judge.constants import Constants, constants
 from evolve.judge.counts import ATOMIC, Counts, Dot, Move, count, view_of
 from evolve.judge.occupancy import Occupancy, occupancy
-from evolve.judge.plan import Launch, Root
+from evolve.judge.plan import Launch, Plan, Root
 from evolve.judge.stages import Binary, Target
 from evolve.judge.targets import clock_ghz
 from evolve.judge.ttir import Function
@@ -28,6 +28,7 @@ STORES = ("tt.store", "tt.descriptor_store", "tt.descriptor_scatter")
 DTYPE = {"bf16": "bfloat16", "f16": "float16", "f32": "tf32", "i8": "int8", "f64": "float64"}
 SHARED_BYTES_A_CLOCK = 128.0
 LOCAL_BYTES_A_CLOCK = 64.0
+L1_BYTES, L1_LEAST = 256 * 1024, 28 * 1024
 SPECIAL_A_CLOCK = 16.0  # exp2 and its kin, of one SM
 SCHEDULERS = 4
 # What resident programs ask for together comes out of L2 about once for two of them.
@@ -45,19 +46,45 @@ class Work:
     occupancy: Occupancy
     written_bytes: float  # what it can store at most once over
     sizes: tuple[float, ...]  # of the storage behind each of `counts.moves`, infinite where unknown
+    warm: frozenset[int] = frozenset()  # of `counts.moves`, those that read what an earlier launch left in L2
     terms: Mapping[str, float] = field(default_factory=dict)
     time_us: float = 0.0
 
 
-def work_for(function: Function, launch: Launch, binary: Binary, target: Target, roots: Mapping[str, Root]) -> Work:
-    """Counted, not timed yet."""
+def work_for(
+    function: Function,
+    launch: Launch,
+    binary: Binary,
+    target: Target,
+    roots: Mapping[str, Root],
+    written: frozenset[str] = frozenset(),
+) -> Work:
+    """Counted, not timed yet. `written`: roots that earlier launches of the plan have filled."""
     fits = occupancy(binary, target)
     counts = count(function, launch, resident=fits.blocks * target.sms)
     views = [view_of(function, launch, m.argument) if m.argument is not None else None for m in counts.moves]
     sizes = tuple(float(roots[v.root].nbytes) if v and v.root in roots else float("inf") for v in views)
     names = {v.root for i in range(len(function.arguments)) if (v := view_of(function, launch, i)) is not None}
-    written = float(sum(roots[n].nbytes for n in names if n in roots and roots[n].kind != "input")) or float("inf")
-    return Work(launch=launch, binary=binary, counts=counts, occupancy=fits, written_bytes=written, sizes=sizes)
+    room = float(sum(roots[n].nbytes for n in names if n in roots and roots[n].kind != "input")) or float("inf")
+    warm = frozenset(
+        n for n, v in enumerate(views) if v and v.root in written and roots[v.root].nbytes < KEPT * target.l2_bytes
+    )
+    return Work(launch=launch, binary=binary, counts=counts, occupancy=fits, written_bytes=room, sizes=sizes, warm=warm)
+
+
+def works_for(
+    plan: Plan, modules: Mapping[str, Function], binaries: Mapping[int, Binary], target: Target
+) -> list[Work]:
+    """A plan's launches in order, each knowing what those before it have written. `binaries` by place of the launch."""
+    roots = {root.name: root for root in plan.roots}
+    written = frozenset(root.name for root in plan.roots if root.zeroed)
+    found = []
+    for number, launch in enumerate(plan.launches):
+        function = modules[launch.ttir]
+        found.append(work_for(function, launch, binaries[number], target, roots, written))
+        views = (view_of(function, launch, i) for i in range(len(function.arguments)))
+        written |= {v.root for v in views if v is not None and v.root in roots and roots[v.root].kind != "input"}
+    return found
 
 
 def timed(work: Work, target: Target, c: Constants | None = None) -> Work:
@@ -68,7 +95,7 @@ def timed(work: Work, target: Target, c: Constants | None = None) -> Work:
     rounds, rest = divmod(busiest, together)
     compute = rounds * _round(units, chain, together, c) + (_round(units, chain, rest, c) if rest else 0.0)
     compute *= 1 + (work.counts.longest - 1) / max(1, busiest)
-    spills = spills_us(work, target) * busiest
+    spills = spills_us(work, target, c) * busiest
     l2, memory = traffic_us(work, target, c)
     time_us = target.launch_us + c.start_us + norm((compute + spills, l2, memory), c.overlap)
     busy = {name: value * busiest for name, value in units.items()}
@@ -93,7 +120,9 @@ def norm(sides: Iterable[float], power: float) -> float:
 
 
 def _round(units: Mapping[str, float], chain: float, blocks: int, c: Constants) -> float:
-    return norm((*(value * blocks for value in units.values()), chain), c.overlap)
+    """So many blocks on one SM: one alone takes its chain, several also what they take of its units together."""
+    busy = norm((value * blocks for value in units.values()), c.units)
+    return max(chain, busy) if blocks == 1 else norm((chain, busy), c.overlap)
 
 
 # --- One block --------------------------------------------------------------------------------------------------------
@@ -105,14 +134,15 @@ def units_of(work: Work, target: Target, c: Constants) -> dict[str, float]:
     cycles = {
         "issue": sum(instructions(work)) * warps(work) / SCHEDULERS,
         "special": counts.special / SPECIAL_A_CLOCK,
-        "shared": sum(_shared_bytes(dot, work.binary) for dot in counts.dots) / SHARED_BYTES_A_CLOCK,
+        "shared": sum(_shared_bytes(dot, work) for dot in counts.dots) / SHARED_BYTES_A_CLOCK,
     }
     found = {name: value / ghz / 1e3 for name, value in cycles.items()}
     return found | {"tensor": sum(_dot_us(dot, work, target, c) for dot in counts.dots)}
 
 
 def warps(work: Work) -> int:
-    return max(1, work.binary.threads // 32)
+    """Those that compute: warp specialization adds others that only load."""
+    return dict(work.launch.options).get("num_warps", 0) or max(1, work.binary.threads // 32)
 
 
 def instructions(work: Work) -> tuple[float, float]:
@@ -125,7 +155,7 @@ def instructions(work: Work) -> tuple[float, float]:
     if counts.iterations <= 0:
         return (0.0, float(found["total"]))
     inside = inner / loops / unrolled(work) * counts.iterations
-    outside = (found["total"] - inner) * tiles(counts)
+    outside = (found["total"] - inner) * max(1.0, counts.entered / max(1, counts.loops))
     return (inside, float(outside))
 
 
@@ -135,7 +165,7 @@ def unrolled(work: Work) -> float:
     loops = max(1, found.get("loops@inner", 1))
     if counts.dots and found.get("mma@inner"):
         times = max(1.0, counts.iterations)
-        expected = sum(_mma_instructions(dot, work.binary) * dot.times / times for dot in counts.dots)
+        expected = sum(_mma_instructions(dot, work) * dot.times / times for dot in counts.dots)
         return min(16.0, max(1.0, found["mma@inner"] / loops / expected)) if expected > 0 else 1.0
     moved = sum(m.nbytes * m.times for m in counts.moves if m.op in LOADS and m.in_loop) / max(1.0, counts.iterations)
     wide = {"128": 16, "64": 8, "32": 4, "U16": 2, "S16": 2, "16": 2, "U8": 1, "S8": 1, "8": 1}
@@ -144,18 +174,20 @@ def unrolled(work: Work) -> float:
     return min(16.0, max(1.0, each / moved)) if moved > 0 and each else 1.0
 
 
-def _mma_instructions(dot: Dot, binary: Binary) -> float:
+def _mma_instructions(dot: Dot, work: Work) -> float:
     """Of one warp, for one such product."""
-    count_warps = max(1, binary.threads // 32)
-    if tensor_path(binary) == "wgmma":
+    if tensor_path(work.binary) == "wgmma":
         k = {"f32": 8, "i8": 32}.get(dot.element, 32 if dot.element.startswith("f8") else 16)
-        return ceil(dot.m / 64) / max(1, count_warps // 4) * ceil(dot.n / 256) * dot.k / k
-    return dot.m * dot.n * dot.k / 2048.0 / count_warps
+        rows = max(1, dot.m // 64)
+        groups = max(1, warps(work) // 4)
+        return max(1.0, rows / groups) * ceil(dot.n / _columns(dot, work)) / max(1.0, groups / rows) * dot.k / k
+    return dot.m * dot.n * dot.k / 2048.0 / warps(work)
 
 
-def tiles(counts: Counts) -> float:
-    """How often a program begins anew: once, or once a tile where it takes several."""
-    return max([1.0, *(m.times for m in counts.moves if m.op in STORES and m.nbytes > 64)])
+def _columns(dot: Dot, work: Work) -> int:
+    """Of one WGMMA: four warps take 64 rows; groups of four beyond what the rows give share the columns."""
+    beyond = max(1, warps(work) // 4 // max(1, dot.m // 64))
+    return max(8, min(256, dot.n // beyond))
 
 
 def chain_us(work: Work, target: Target, c: Constants) -> float:
@@ -163,8 +195,8 @@ def chain_us(work: Work, target: Target, c: Constants) -> float:
     counts = work.counts
     inside, outside = instructions(work)
     each_instruction = max(c.issue_cycles, warps(work) / SCHEDULERS) / clock_ghz(target) / 1e3
-    begun = tiles(counts)
-    edges = begun * (c.edge_us + c.latency_us) + outside * each_instruction
+    begun = max(1.0, counts.entered)
+    edges = begun * c.latency_us + c.edge_us * begun / max(1, counts.loops) + outside * each_instruction
     if counts.iterations <= 0:
         return edges + inside * each_instruction
     tensor = sum(_dot_us(dot, work, target, c) for dot in counts.dots)
@@ -196,8 +228,9 @@ def _stages(launch: Launch) -> int:
     return dict(launch.options).get("num_stages", 3)
 
 
-def spills_us(work: Work, target: Target) -> float:
-    """Spilled registers go through L1: of each iteration those in the loop, the rest once."""
+def spills_us(work: Work, target: Target, c: Constants) -> float:
+    """Spilled registers go through L1, and what the shared memory leaves of it is small: of each iteration those in
+    the loop, the rest once."""
     found, binary = work.binary.instructions, work.binary
     if not binary.spills_bytes:
         return 0.0
@@ -206,7 +239,10 @@ def spills_us(work: Work, target: Target) -> float:
     if not found:
         inside = binary.spills_bytes // 4
     moved = (inside * max(1.0, work.counts.iterations) + outside) * binary.threads * 4.0
-    return moved / LOCAL_BYTES_A_CLOCK / clock_ghz(target) / 1e3
+    footprint = binary.spills_bytes * binary.threads * work.occupancy.blocks
+    left = max(L1_LEAST, L1_BYTES - binary.shared_bytes * work.occupancy.blocks)
+    rate = LOCAL_BYTES_A_CLOCK if footprint < left else c.spilled
+    return moved / rate / clock_ghz(target) / 1e3
 
 
 # --- Products ---------------------------------------------------------------------------------------------------------
@@ -214,7 +250,8 @@ def spills_us(work: Work, target: Target) -> float:
 
 def _dot_us(dot: Dot, work: Work, target: Target, c: Constants) -> float:
     rate = rate_of(dot, target, c) / target.sms * 1e6  # FLOP per microsecond
-    return dot.flops / (rate * tensor_share(dot, work.binary, target, c))
+    fixed = 1 + c.columns / _columns(dot, work) if tensor_path(work.binary) == "wgmma" else 1.0
+    return dot.flops / (rate * tensor_share(dot, work.binary, target, c)) * fixed
 
 
 def rate_of(dot: Dot, target: Target, c: Constants) -> float:
@@ -258,15 +295,14 @@ def dtype_of(dot: Dot) -> str:
     return DTYPE.get(dot.element, "float8" if dot.element.startswith("f8") else "float32")
 
 
-def _shared_bytes(dot: Dot, binary: Binary) -> float:
+def _shared_bytes(dot: Dot, work: Work) -> float:
     """What a tensor instruction reads from shared memory: WGMMA takes 64 rows a time and reads b again for each 64;
     warps of older instructions read their rows and columns each."""
     size = {"f32": 4, "f64": 8, "bf16": 2, "f16": 2}.get(dot.element, 1)
-    count_warps = max(1, binary.threads // 32)
-    if tensor_path(binary) == "wgmma":
-        return dot.times * dot.k * size * (dot.m * ceil(dot.n / 256) + dot.n * ceil(dot.m / 64))
-    across = min(count_warps, max(1, dot.m // 16))
-    return dot.times * dot.k * size * (dot.m * max(1.0, count_warps / across) + dot.n * across)
+    if tensor_path(work.binary) == "wgmma":
+        return dot.times * dot.k * size * (dot.m * ceil(dot.n / _columns(dot, work)) + dot.n * ceil(dot.m / 64))
+    across = min(warps(work), max(1, dot.m // 16))
+    return dot.times * dot.k * size * (dot.m * max(1.0, warps(work) / across) + dot.n * across)
 
 
 # --- All blocks together ----------------------------------------------------------------------------------------------
@@ -281,7 +317,7 @@ def traffic_us(work: Work, target: Target, c: Constants) -> tuple[float, float]:
     memory_gbs = target.memory_gbs * c.memory * (1.0 if target.measured else c.reached_memory)
     asked = sum(m.moved_bytes * m.times * (m.distinct + TOGETHER * (1 - m.distinct)) for m in _loads(counts))
     l2 = us_for(asked * counts.programs + stored + c.atomic * added, l2_gbs)
-    fetched = sum(_fetched(work, m, size, target, c) for m, size in zip(counts.moves, work.sizes, strict=True))
+    fetched = _fetched(work, target, c)
     return l2, us_for(fetched + stored + min(added, work.written_bytes), memory_gbs)
 
 
@@ -293,11 +329,24 @@ def _bytes(counts: Counts, ops: tuple[str, ...]) -> float:
     return sum(m.moved_bytes * m.times for m in counts.moves if m.op in ops)
 
 
-def _fetched(work: Work, move: Move, size: float, target: Target, c: Constants) -> float:
-    """Bytes that come from memory for one load: what the programs of each resident round do not share, and at least
-    the tensor once. Where all of it fits, L2 keeps it from round to round; short runs cost their gaps."""
-    if move.op not in LOADS:
-        return 0.0
+def _fetched(work: Work, target: Target, c: Constants) -> float:
+    """Bytes that come from memory. What a program reads again (a second pass over its row, the keys in a second loop)
+    is still in L2 as long as what all resident programs read fits there."""
+    counts = work.counts
+    by_argument: dict[int | None, list[float]] = {}
+    own = 0.0
+    for number, (move, size) in enumerate(zip(counts.moves, work.sizes, strict=True)):
+        if move.op in LOADS and number not in work.warm:
+            by_argument.setdefault(move.argument, []).append(_once(work, move, size, target, c))
+            own = max(own, move.moved_bytes * move.times * move.distinct)
+    resident = min(counts.programs, work.occupancy.blocks * target.sms)
+    kept = own * resident * len(by_argument) < KEPT * target.l2_bytes
+    return sum(max(found) if kept or argument is None else sum(found) for argument, found in by_argument.items())
+
+
+def _once(work: Work, move: Move, size: float, target: Target, c: Constants) -> float:
+    """For one load: what the programs of each resident round do not share, and at least the tensor once. Where all of
+    it fits, L2 keeps it from round to round; short runs cost their gaps."""
     programs = work.counts.programs
     rounds = max(1.0, programs / max(1, work.occupancy.blocks * target.sms))
     size = min(size, move.moved_bytes * move.times * programs)

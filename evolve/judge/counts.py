@@ -21,6 +21,7 @@ from evolve.judge.scalars import UNKNOWN, Numbers, Value, arithmetic
 from evolve.judge.ttir import Function, Op, Tile
 
 WAVE = 4096  # programs looked at for reuse: more are never resident
+GOLDEN = 0.6180339887498949  # multiples of it are spread evenly over 0 to 1
 SPREAD = 256  # programs spread over the grid, for the mean of what differs between them
 
 SPECIAL = (
@@ -87,6 +88,7 @@ class Counts:
     iterations: float = 0.0  # of the innermost loops that load
     longest: float = 1.0
     loops: int = 0  # innermost loops that load
+    entered: float = 0.0  # how often a program enters one of them
     persistent: bool = False
     atomics: bool = False
     unknown: tuple[str, ...] = ()
@@ -112,6 +114,10 @@ class _Counter:
         spread = np.linspace(0, programs - 1, min(SPREAD, programs)).astype(np.int64)
         self.ids = np.concatenate([np.arange(self.wave, dtype=np.int64), spread])
         self.mean_of = slice(self.wave, None)
+        # Where in a loop each program is looked at: those of the wave at its start, all together; those for the mean
+        # spread over its turns, for what depends on the turn.
+        self.phase = np.zeros(len(self.ids))
+        self.phase[self.mean_of] = np.arange(len(spread)) * GOLDEN % 1.0
         self.values: dict[str, Value] = {}
         self.tensors: dict[str, Tensor] = {}  # of the program in the middle of the wave
         self.found = Counts(programs=programs)
@@ -156,7 +162,8 @@ class _Counter:
         index, low, high, step = names[0], *(self._get(n) for n in names[1:4])
         trips = self._trips(low, high, step)
         carried = list(zip(names[4::2], names[5::2], strict=False))
-        self.values[index] = Value(low.numbers, low.depends, moving=True, starts_at_program=low.starts_at_program)
+        at = self._turn(low, step, trips)
+        self.values[index] = Value(at, low.depends, moving=True, starts_at_program=low.starts_at_program)
         for inner, outer in carried:
             start = self._get(outer)
             self.values[inner] = Value(start.numbers, start.depends, start.arguments, moving=True)
@@ -170,12 +177,18 @@ class _Counter:
         if loads and np.array_equal(before, self.chain):  # no loop inside has counted them
             self.chain = self.chain + times * trips
             self.found.loops += 1
+            self.found.entered += float((times * (trips > 0))[self.mean_of].mean())
         for result, (_, outer) in zip(op.results, carried, strict=False):
             start = self._get(outer)
             self.values[result] = Value(start.numbers, start.depends, start.arguments)
             if outer in self.tensors:  # where it stands after the loop is not known; how it lies in memory is
                 self.tensors[result] = self.tensors[outer]
         return loads
+
+    def _turn(self, low: Value, step: Value, trips: NDArray[np.float64]) -> Numbers | None:
+        if low.numbers is None or step.numbers is None:
+            return None
+        return np.asarray(low.numbers + step.numbers * np.floor(trips * self.phase).astype(np.int64))
 
     def _trips(self, low: Value, high: Value, step: Value) -> NDArray[np.float64]:
         if low.numbers is None or high.numbers is None or step.numbers is None:
@@ -189,10 +202,9 @@ class _Counter:
         if op.name == "scf.while":
             self.unknown.append("a while loop's length is not known; it is counted as one iteration")
             weights = [np.ones(len(self.ids))] * len(op.regions)
-        elif condition.numbers is None or condition.moving:
+        elif condition.numbers is None:
             weights = [np.full(len(self.ids), 0.5)] * 2
-            if condition.numbers is None:
-                self.unknown.append("a branch depends on data; each side is counted half")
+            self.unknown.append("a branch depends on data; each side is counted half")
         else:
             taken = (condition.numbers != 0).astype(np.float64)
             weights = [taken, 1.0 - taken]

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 from evolve.judge.advice import Change, would_help
 from evolve.judge.constants import constants
-from evolve.judge.cost import Work, descriptors, dtype_of, tensor_path, timed, us_for, work_for
+from evolve.judge.cost import Work, descriptors, dtype_of, tensor_path, timed, us_for, works_for
 from evolve.judge.plan import Plan
 from evolve.judge.share import ALL, Share, share_of
 from evolve.judge.stages import Binary, Built, Target
@@ -124,12 +124,9 @@ def ideal_us(target: Target, workload: Workload, problem: Problem, works: Sequen
 
 def work_of(plan: Plan, built: Built, target: Target) -> list[Work]:
     """Each launch of the plan, counted and timed."""
-    roots = {root.name: root for root in plan.roots}
-    found = []
-    for launch in plan.launches:
-        binary = built.of(launch)
-        found.append(timed(work_for(_module(binary), launch, binary, target, roots), target))
-    return found
+    binaries = {number: built.of(launch) for number, launch in enumerate(plan.launches)}
+    modules = {launch.ttir: _module(binaries[number]) for number, launch in enumerate(plan.launches)}
+    return [timed(work, target) for work in works_for(plan, modules, binaries, target)]
 
 
 def _module(binary: Binary) -> Function:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -27,6 +29,7 @@ def run_page(journal: Journal, console: Console) -> None:
     head(journal, console)
     best(journal, console)
     verdicts(journal, console)
+    model(journal, console)
     council(journal, console)
     spend_lines(journal, console)
     last_events(journal, console)
@@ -115,6 +118,26 @@ def verdicts(journal: Journal, console: Console) -> None:
     waiting = lineage.unfinished(journal)
     if waiting:
         console.print(words.text((f"  {waiting} without a verdict yet", "dim")))
+
+
+def model(journal: Journal, console: Console) -> None:
+    """How well the cost model foretold what the GPU measured, workload by workload."""
+    pairs = lineage.foretold(journal)
+    if not pairs:
+        return
+    title(console, "Cost model")
+    made = words.table(
+        "workload", "measured", "rank correlation", "off by", right=("measured", "rank correlation", "off by")
+    )
+    cells = []
+    for name in sorted({p.workload for p in pairs}):
+        own = [p for p in pairs if p.workload == name]
+        ranks = lineage.rank_correlation(own)
+        off = statistics.median(abs(math.log(p.predicted_us / p.measured_us)) for p in own)
+        told = "too few to tell" if ranks is None else f"{ranks:.2f}"
+        cells.append((words.line(name, 32), f"{len(own)}", told, f"{100 * math.expm1(off):.0f} %"))
+    console.print(words.fill(made, cells))
+    console.print(words.text(("  Spearman's, of predicted with measured times; off by: in the median", "dim")))
 
 
 def council(journal: Journal, console: Console) -> None:

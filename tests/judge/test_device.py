@@ -156,7 +156,8 @@ def test_who_leaves_makes_room_and_leaves_no_process(device, tmp_path, monkeypat
     through = []
 
     def one(step):
-        made = ready(device, "honest", tmp_path, step=step)
+        (tmp_path / str(step)).mkdir()
+        made = ready(device, "honest", tmp_path / str(step), step=step)
         try:
             device.check(made)
             through.append(device.time(made).measurements)

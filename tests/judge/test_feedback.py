@@ -46,7 +46,8 @@ def test_a_measured_workload_has_time_ratio_roofline_and_bound():
     text = speed_feedback((measured(),), {"4096": predicted()}, FOUND, {})
     line = text.splitlines()[0]
     assert line == (
-        "4096: 200 us measured, 0.860x (0.858 to 0.862) against cublas; 69% of the roofline, bound by arithmetic."
+        "4096: 200 us measured, 0.860x (0.858 to 0.862) against cublas; 69% of the roofline, bound by arithmetic "
+        "(modelled: tensor cores 180 us)."
     )
 
 
@@ -107,7 +108,9 @@ def test_advice_is_said_once_with_its_workloads():
 def test_a_cliff_that_the_model_weighed_is_said_once():
     spilled = {**FOUND, "spills_bytes": 800, "threads": 128}
     (sentence,) = known_cliffs(spilled)
-    text = speed_feedback((measured(),), {"4096": predicted(helps=(Change(sentence=sentence, saves=0.6),))}, spilled, {})
+    text = speed_feedback(
+        (measured(),), {"4096": predicted(helps=(Change(sentence=sentence, saves=0.6),))}, spilled, {}
+    )
     assert text.count(sentence) == 1
     assert f"{sentence} (modelled: 4096 −60%)" in text
 
