@@ -4,6 +4,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -141,6 +142,23 @@ def test_modelled_scores_are_called_modelled_everywhere(modelled):
                 assert "(modelled)" in line, line
     assert "time (modelled)" in printed(modelled)
     assert "interval" not in printed(modelled, top=3)
+
+
+def test_the_model_is_held_against_what_was_measured(small):
+    """Where the GPU measured; a modelled time foretells nothing."""
+    for step, (said, took) in enumerate([(10.0, 11.0), (30.0, 28.0), (20.0, 19.0), (40.0, 60.0)]):
+        figure = Measurement(workload="4096", baseline="cublas", time_us=took, ratio=1.0, ratio_low=1.0, ratio_high=1.0)
+        evaluation = Evaluation(
+            verdict=Verdict.PASSED,
+            measurements=(figure, replace(figure, workload="modelled", modelled=True)),
+            evidence={"time": {"model": {"4096": {"time_us": said}, "modelled": {"time_us": said}}}},
+        )
+        candidate = Candidate(step=step, source=f"x = {step}", member="seed", kind="seed")
+        small.append(Judged(step=step, candidate=candidate, evaluation=evaluation))
+    assert {p.workload for p in lineage.foretold(small)} == {"4096"}
+    assert lineage.rank_correlation(lineage.foretold(small)) == 1.0
+    assert lineage.rank_correlation(lineage.foretold(small)[:2]) is None
+    assert re.search(r"Cost model\n.*4096 +4 +1\.00 +9 %", printed(small.folder), re.DOTALL)
 
 
 def test_states_of_a_run(small, synthetic):
@@ -371,6 +389,7 @@ def test_small_words():
 def test_show_needs_nothing_heavy_and_the_module_not_even_rich():
     code = """
 import sys
+from dataclasses import replace
 from evolve.terminal import show
 heavy = {"torch", "triton", "openevolve", "numpy", "pydantic", "libcst", "optuna", "rich"} & set(sys.modules)
 print(sorted(heavy))
