@@ -18,10 +18,11 @@ from evolve.benching_rows import FAILED, STATUS, gates, geomeans, outcome, row_o
 from evolve.errors import UsageError
 from evolve.exported import module_in
 from evolve.judge import contest
-from evolve.judge.backends import Opened
+from evolve.judge.backends import Opened, gpu_present
 from evolve.judge.backends.cpu import CpuDevice
 from evolve.judge.contest import Arena, Contest, Field
 from evolve.judge.gpu.device import GpuDevice
+from evolve.judge.gpu.nvml import Gpu, visible
 from evolve.judge.pipeline import Pipeline, Record
 from evolve.judge.roofline import with_ceilings
 from evolve.judge.stages import Ready, Ruling
@@ -183,7 +184,7 @@ class Bench:
 
 def _as_judged(order: Order) -> judging.Order:
     """An exported package stands for its kernels and for the problem that it was judged by."""
-    module = module_in(order.target)
+    module = module_in(order.target, Gpu(visible(0)).device() if gpu_present() else None)
     if module is None:
         return judging.Order(target=order.target, problem=order.problem, variant=order.variant, backend=order.backend)
     return judging.Order(
@@ -192,6 +193,7 @@ def _as_judged(order: Order) -> judging.Order:
         variant=order.variant or module.variant,
         backend=order.backend,
         parameters=module.parameters,
+        timed=module.workloads,
     )
 
 
@@ -247,6 +249,8 @@ def _seed(pipeline: Pipeline, source: str) -> tuple[Ready | None, str]:
             pipeline.device.check(ready)
     except Ruling as ruling:
         return None, f"{ruling.verdict} in {ruling.stage}: {ruling.feedback}"
+    finally:
+        pipeline.device.leave(job)
     return ready, ""
 
 

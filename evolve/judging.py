@@ -23,7 +23,7 @@ from evolve.judge.backends import gpu_present
 from evolve.loop import seeds_of
 from evolve.problem import Problem
 from evolve.runs import named
-from evolve.types import Candidate, Evaluation, Job, Json, Scalar
+from evolve.types import Candidate, Evaluation, Job, Json, Scalar, Workload
 
 RUNS = Path("runs")
 
@@ -39,6 +39,7 @@ class Order:
     workload: str | None = None
     random_seeds: tuple[int, ...] = ()  # of an earlier judgement, to run that one again
     parameters: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)  # a file's, by workload
+    timed: tuple[Workload, ...] = ()  # in the place of the problem's own
     tuned: bool = False  # search for its parameters on each workload, as a run with a tuner does
 
 
@@ -83,7 +84,7 @@ def wanted(order: Order) -> Wanted:
         if not order.problem:
             raise UsageError(f"{order.target}: say which problem it solves, such as --problem evaluators/matmul.py.")
         source = Path(order.target).read_bytes().decode("utf-8", "surrogateescape")
-        config = _with(RunConfig(problem=order.problem, source=order.target), order)
+        config = _with(RunConfig(problem=order.problem, source=order.target, workloads=order.timed), order)
         job = _job(Candidate(step=0, source=source, member="you", kind="seed"), order, {})
         return Wanted(job=job, config=config, chosen=order.parameters)
     if order.target.endswith(".py") and ":" not in order.target:

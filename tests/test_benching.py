@@ -130,11 +130,25 @@ def package(folder: Path) -> Path:
     folder.mkdir()
     (folder / "kernels.py").write_text((ROOT / "seeds/layernorm_residual.py").read_text())
     (folder / "problem.py").write_text((ROOT / "evaluators/layernorm_residual.py").read_text())
+    here, there = {"kernels": "kernels", "device": "A"}, {"kernels": "kernels", "device": "B"}
     rows = [
-        {"workload": "4096", "parameters": {"num_warps": 8}, "kernels": "kernels"},
-        {"workload": "1024", "parameters": "baseline", "tried": {"num_warps": 2}, "kernels": "kernels"},
+        {"workload": "mine", "parameters": {"num_warps": 8}, **here},
+        {"workload": "mine", "parameters": {"num_warps": 16}, **there},
+        {"workload": "1024", "parameters": "baseline", "tried": {"num_warps": 2}, **there},
     ]
-    (folder / "dispatch.json").write_text(json.dumps({"rows": rows}))
+    (folder / "dispatch.json").write_text(json.dumps({"rows": rows, "variant": "fp16"}))
+    sizes = {"mine": (512, 2048), "1024": (16384, 1024)}
+    timed = [
+        {
+            "name": n,
+            "params": {"rows": r, "hidden": h, "return_sum": False},
+            "role": "time",
+            "mode": "cold",
+            "weight": 1.0,
+        }
+        for n, (r, h) in sizes.items()
+    ]
+    (folder / "provenance.json").write_text(json.dumps({"workloads": timed}))
     return folder
 
 
@@ -142,16 +156,18 @@ def test_without_a_gpu_a_package_is_compared_by_the_model_and_no_limit_decides(p
     folder = package(place.folder / "fast")
     (place.folder / "seeds").mkdir()
     (place.folder / "seeds" / "layernorm_residual.py").write_text((ROOT / "seeds/layernorm_residual.py").read_text())
-    words = ["--variant", "fp16", "--workload", "4096", "--workload", "1024", "--fail-under", "0.9"]
-    words += ["--backend", "cpu", "--min-roofline", "0.1", "--picture", "x.svg", "--json"]
+    words = ["--fail-under", "0.9", "--backend", "cpu"]
+    words += ["--min-roofline", "0.1", "--picture", "x.svg", "--json"]
     done = place.evolve("bench", folder, *words)
     data = json.loads(done.out)
     assert done.status == 3
     assert data["outcome"] == "inconclusive"
     assert {row["workload"]: row["parameters"] for row in data["workloads"]} == {
-        "4096": {"num_warps": 8},
+        "mine": {"num_warps": 16},
         "1024": {"num_warps": 2},
     }
+    assert data["variant"] == "fp16"
+    assert module_in(str(folder), "A").parameters["mine"] == {"num_warps": 8}  # type: ignore[union-attr]
     for row in data["workloads"]:
         assert row["modelled"]
         assert "no GPU" in row["skipped"]["eager"]
@@ -160,7 +176,7 @@ def test_without_a_gpu_a_package_is_compared_by_the_model_and_no_limit_decides(p
     drawn = ElementTree.fromstring((place.folder / "x.svg").read_text())
     text = " ".join(node.text or "" for node in drawn.iter())
     assert "modelled" in text
-    assert "4096" in text
+    assert "mine" in text
 
 
 def test_the_table_and_the_picture_say_what_the_rows_say(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,15 +67,18 @@ def summary(data: Data, console: Console) -> None:
 
 
 def left_out(data: Data) -> Iterable[str]:
-    """A line a contestant and reason; the workloads are named only where there are others."""
+    """A line a reason; the workloads are named only where there are others."""
     rows: Sequence[Data] = data["workloads"]
-    found: dict[tuple[str, str], list[str]] = {}
+    places: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for name, why in row["skipped"].items():
-            found.setdefault((name, why), []).append(row["workload"])
-    for (name, why), where in found.items():
-        places = "" if len(where) == len(rows) else f" on {', '.join(where)}"
-        yield f"skipped: {name}{places}: {words.line(why, 300)}"
+            places.setdefault((name, why), []).append(row["workload"])
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (name, why), where in places.items():
+        alike.setdefault((why, tuple(where)), []).append(name)
+    for (why, where), names in alike.items():
+        on = "" if len(where) == len(rows) else f" on {', '.join(where)}"
+        yield f"skipped: {', '.join(names)}{on}: {words.line(why, 300)}"
     for name, why in data["too_large"].items():
         yield f"skipped: workload {name}: {words.line(why, 300)}"
 
