@@ -76,8 +76,8 @@ def left_out(data: Data) -> Iterable[str]:
     alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (name, why), where in places.items():
         alike.setdefault((why, tuple(where)), []).append(name)
-    for (why, where), names in alike.items():
-        on = "" if len(where) == len(rows) else f" on {', '.join(where)}"
+    for (why, places_of), names in alike.items():
+        on = "" if len(places_of) == len(rows) else f" on {', '.join(places_of)}"
         yield f"skipped: {', '.join(names)}{on}: {words.line(why, 300)}"
     for name, why in data["too_large"].items():
         yield f"skipped: workload {name}: {words.line(why, 300)}"
