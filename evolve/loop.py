@@ -1,7 +1,7 @@
 """The whole search on one page.
 
 A step is one turn: draw a parent, ask a member, read its reply into a candidate, let the judge rule on it, and, if it
-would be the best, have it confirmed. Everything that happens is an event. `_commit` writes it to the journal first and
+would be the best, have it confirmed. Everything that happens is an event. `commit` writes it to the journal first and
 only then lets anyone see it, so that population, council and budget are folds over the journal, and resuming a run is
 replaying it: a paid reply is judged after a crash without being asked again, and nothing is judged twice.
 
@@ -48,6 +48,7 @@ class Search:
     executor: Executor
     render: Callable[[Draw, str], Prompt]
     read: Callable[[Reply, Asked, Draw], Candidate | str]  # a candidate, or why there is none
+    again: Callable[[Candidate, Asked], Asked | str | None] = lambda *_: None  # nothing new: ask anew, or say so
     secret: str  # of the run: no candidate can foresee its inputs
     next_step: int
     replies: int = 1  # calls to members at once
@@ -108,13 +109,13 @@ class Search:
             inspiration_ids=tuple(i.id for i in draw.inspirations),
             failure_ids=tuple(f.id for f in draw.failures),
         )
-        self._commit(asked)
+        self.commit(asked)
         return self._droppable(step, self._step(asked, draw))
 
     def _take_up(self, begun: Pending) -> asyncio.Task[None]:
         if begun.asked and not begun.reply and not begun.attempt:
-            return self._droppable(begun.asked.step, self._finish(begun))
-        return asyncio.create_task(self._finish(begun))
+            return self._droppable(begun.asked.step, self.finish(begun))
+        return asyncio.create_task(self.finish(begun))
 
     def _droppable(self, step: int, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that `stop` drops, from before its first line until its reply is there."""
@@ -122,7 +123,7 @@ class Search:
         task.add_done_callback(lambda _: self._waiting.pop(step, None))
         return task
 
-    async def _finish(self, begun: Pending) -> None:
+    async def finish(self, begun: Pending) -> None:
         if begun.attempt:
             await self._confirm(begun.attempt)
         elif begun.asked:
@@ -132,25 +133,26 @@ class Search:
         reply = reply or await self._reply(asked, draw)
         if not reply.text.strip():
             self._rule_out(asked, Verdict.NO_REPLY, f"{reply.member} gave no reply: {reply.finish_reason}.")
-            return
-        candidate = self.read(reply, asked, draw)
-        if isinstance(candidate, str):
+        elif isinstance(candidate := self.read(reply, asked, draw), str):
             self._rule_out(asked, Verdict.UNREADABLE, candidate)
-            return
-        attempt = await self._judge(candidate, draw)
-        if attempt.evaluation.beats_incumbent:
+        elif isinstance(again := self.again(candidate, asked), Asked):
+            self.commit(again)
+            await self._droppable(asked.step, self._step(again, draw))
+        elif again:
+            self._rule_out(asked, Verdict.DUPLICATE, again, candidate)
+        elif (attempt := await self._judge(candidate, draw)).evaluation.beats_incumbent:
             await self._confirm(attempt)
 
     async def _reply(self, asked: Asked, draw: Draw) -> Reply:
         async with self._asking:
             reply = await self.council.ask(asked.member, draw, asked.prompt)
         self._waiting.pop(asked.step, None)
-        self._commit(Replied(step=asked.step, reply=reply))
+        self.commit(Replied(step=asked.step, reply=reply))
         return reply
 
     async def _judge(self, candidate: Candidate, draw: Draw) -> Attempt:
         evaluation = await self.executor.evaluate(self._job(candidate, draw.parent.evaluation if draw.parent else None))
-        self._commit(Judged(step=candidate.step, candidate=candidate, evaluation=evaluation))
+        self.commit(Judged(step=candidate.step, candidate=candidate, evaluation=evaluation))
         return Attempt(candidate=candidate, evaluation=evaluation)
 
     async def _confirm(self, attempt: Attempt) -> None:
@@ -161,7 +163,7 @@ class Search:
             chosen = attempt.evaluation.parameters
             job = replace(self._job(attempt.candidate, None), mode="confirm", known={}, parameters=chosen)
             evaluation = await self.executor.evaluate(job)
-            self._commit(Confirmed(step=attempt.candidate.step, candidate_id=attempt.id, evaluation=evaluation))
+            self.commit(Confirmed(step=attempt.candidate.step, candidate_id=attempt.id, evaluation=evaluation))
 
     def _job(self, candidate: Candidate, parent: Evaluation | None) -> Job:
         return Job(
@@ -172,8 +174,9 @@ class Search:
             random_seeds=seeds_of(self.secret, candidate.id),
         )
 
-    def _rule_out(self, asked: Asked, verdict: Verdict, feedback: str) -> None:
-        self._commit(Judged(step=asked.step, evaluation=Evaluation(verdict=verdict, feedback=feedback, stage="reply")))
+    def _rule_out(self, asked: Asked, verdict: Verdict, feedback: str, candidate: Candidate | None = None) -> None:
+        found = Evaluation(verdict=verdict, feedback=feedback, stage="reply")
+        self.commit(Judged(step=asked.step, evaluation=found, candidate=candidate))
 
     def _redraw(self, asked: Asked) -> Draw:
         """The draw as it was when the step was asked: the journal remembers what the population may have forgotten."""
@@ -185,12 +188,12 @@ class Search:
             failures=tuple(self.journal.attempt(f) for f in asked.failure_ids),
         )
 
-    def _commit(self, event: Event) -> None:
+    def commit(self, event: Event) -> None:
         self.journal.append(event)
         for observer in (self.population, self.council, self.budget, *self.watch):
             observer.observe(event)
         for sentence in self.council.warnings() if isinstance(event, Judged) else ():
-            self._commit(Noted(what="warning", text=sentence, step=event.step))
+            self.commit(Noted(what="warning", text=sentence, step=event.step))
 
 
 def seeds_of(secret: str, name: str, count: int = 3) -> tuple[int, ...]:

@@ -78,7 +78,9 @@ class Budget:
         self._keep_time(event, self._clock() if at is None else at)
         match event:
             case Asked():
-                self._begun += event.step not in self._asked  # asked again after a crash: still one step
+                # Asked again, after a crash or for something new: still one step.
+                self._begun += event.step not in self._asked and event.step not in self._replied
+                self._replied.discard(event.step)
                 self._asked[event.step] = event.member
             case Replied():
                 self._pay(event)
