@@ -176,12 +176,29 @@ def judge(
     random_seeds: Annotated[
         str | None, typer.Option(help="Of an earlier judgement, to run it again.", metavar="N,N,N")
     ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Commit it to this run as a step, on the run's own judge.", metavar="RUN")
+    ] = None,
+    parent: Annotated[str | None, typer.Option(help="With --run: what it changes; the best, if not named.")] = None,
+    hypothesis: Annotated[
+        str | None,
+        typer.Option(help="With --run: why it is faster; it may end in `Prediction: registers < 128; NAME -8 %`."),
+    ] = None,
+    member: Annotated[str, typer.Option(help="With --run: who proposes.")] = "you",
     as_json: AsJson = False,
 ) -> None:
-    """Judge one candidate; no run needed."""
+    """Judge one candidate: alone, or with --run as an ordinary step of a run."""
     from evolve import judging
     from evolve.terminal import report
 
+    if run is not None:
+        if problem or variant or backend or workload or random_seeds:
+            raise UsageError(
+                "--run with --problem, --variant, --backend, --workload or --random-seeds: a run has its own."
+            )
+        raise typer.Exit(_propose(Path(target), run, parent, hypothesis, member, as_json=as_json))
+    if parent or hypothesis:
+        raise UsageError("--parent and --hypothesis are for a step of a run; name it by --run RUN.")
     order = judging.Order(
         target=target,
         problem=problem,
@@ -193,6 +210,45 @@ def judge(
     made = judging.judge(order)
     report.show(made.candidate, made.evaluation, made.device, as_json=as_json)
     raise typer.Exit(0 if made.evaluation.passed else 1)
+
+
+def _propose(file: Path, run: str, parent: str | None, why: str | None, member: str, *, as_json: bool) -> int:
+    from evolve import byhand
+    from evolve.terminal import by_hand as view
+
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file; --run takes a candidate of one's own.")
+    if not (why and why.strip()):
+        raise UsageError("--hypothesis is missing: say what should be faster and why, so that the run learns from it.")
+    wanted = byhand.Proposal(target=file, run=run, parent=parent, hypothesis=why, member=member)
+    folder, turn = byhand.propose(wanted, say=view.say(quiet=as_json))
+    return view.proposal(folder, turn, as_json=as_json)
+
+
+@app.command(rich_help_panel=SEARCH)
+def ask(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run.")],
+    count: Annotated[int, typer.Option("-n", help="How many prompts.", metavar="N")] = 1,
+    out: Annotated[Path | None, typer.Option("-o", help="Into this folder; the run's mailbox, if not named.")] = None,
+    member: Annotated[str, typer.Option(help="Who will answer.")] = "hand",
+) -> None:
+    """Prompts as files, for whoever answers them: a person, an agent, a batch job. `tell` brings the replies."""
+    from evolve import byhand
+    from evolve.terminal import by_hand as view
+
+    view.letters(byhand.ask(run, count=count, out=out, member=member, say=view.say()))
+
+
+@app.command(rich_help_panel=SEARCH)
+def tell(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run.")],
+    replies: Annotated[Path, typer.Argument(metavar="DIR", help="Where 00042.reply.md and others lie.")],
+) -> None:
+    """Have the replies judged that were written to `ask`'s prompts."""
+    from evolve import byhand
+    from evolve.terminal import by_hand as view
+
+    raise typer.Exit(view.verdicts(*byhand.tell(run, replies, say=view.say())))
 
 
 @app.command(rich_help_panel=JUDGE)

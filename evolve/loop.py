@@ -57,15 +57,16 @@ class Search:
     stopping: str = ""
     _waiting: dict[int, asyncio.Task[None]] = field(default_factory=dict)  # steps that wait for a reply
 
-    async def run(self, pending: Iterable[Pending] = ()) -> str:
-        """Search until a budget is spent or `stop` is called; return the sentence that says why it ended."""
+    def __post_init__(self) -> None:
         self._asking = asyncio.Semaphore(self.replies)
         self._confirming = asyncio.Lock()
+
+    async def run(self, pending: Iterable[Pending] = ()) -> str:
+        """Search until a budget is spent or `stop` is called; return the sentence that says why it ended."""
         broken: MachineryError | MemberUnavailable | None = None
-        queue = list(pending)
+        queue, flying = list(pending), set[asyncio.Task[None]]()
         while self.population.best is None and queue and queue[0].attempt:
-            await self._finish(queue.pop(0))  # what is judged beside the first incumbent must have it to beat
-        flying: set[asyncio.Task[None]] = set()
+            await self.finish(queue.pop(0))  # what is judged beside the first incumbent must have it to beat
         while True:
             while len(flying) < self.in_flight and not self.stopping and not broken:
                 if queue:
@@ -100,15 +101,7 @@ class Search:
         self.next_step += 1
         draw = self.population.ask(step)
         member, kind = self.council.choose(draw)
-        asked = Asked(
-            step=step,
-            member=member,
-            prompt=self.render(draw, kind),
-            island=draw.island,
-            parent_id=draw.parent.id if draw.parent else None,
-            inspiration_ids=tuple(i.id for i in draw.inspirations),
-            failure_ids=tuple(f.id for f in draw.failures),
-        )
+        asked = draw.asked(member, self.render(draw, kind))
         self.commit(asked)
         return self._droppable(step, self._step(asked, draw))
 

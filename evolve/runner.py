@@ -107,7 +107,8 @@ def _begin(folder: Path, wanted: Wanted) -> int:
             if seeds:
                 with _doing(console, "Judging the seed"):
                     planted = in_loop(_judge_seeds(config, seeds, bench.executor, secret))
-            environment = {**bench.environment, "secret": secret, "calibration": bench.calibration}
+            kept = {"secret": secret, "calibration": bench.calibration, "facts": bench.facts}
+            environment = {**bench.environment, **kept}
             meta = wiring.meta(config, problem, bench, evolve.__version__)
             journal = Journal.create(folder, config_text=dump(config), environment=environment, meta=meta)
             with closing(journal), _resumable(config, folder):

@@ -22,9 +22,11 @@ from evolve import wiring
 from evolve.config import RunConfig
 from evolve.council import Council
 from evolve.errors import MachineryError
+from evolve.inbox import Inbox
 from evolve.journal import Journal
 from evolve.loop import Search
 from evolve.problem import Problem
+from evolve.seams import Observer
 from evolve.terminal.live import Board, LiveView
 from evolve.terminal.summary import summary
 from evolve.types import Attempt, Confirmed, Event, Judged, Noted
@@ -57,12 +59,23 @@ def search(journal: Journal, wanted: Wanted, bench: wiring.Bench, secret: str) -
         budget=parts.budget,
     )
     view = LiveView(board, wanted.console)
+    searching = restored(journal, config, parts, bench, secret, view)
+    why = _until_done(searching, journal, view, parts.council, Inbox.of(searching, config))
+    interrupted, best = why == INTERRUPTED, parts.population.best
+    summary(wanted.console, journal, best, why, go_on=go_on(config, journal.folder) if interrupted else None)
+    return 130 if interrupted else 0 if best else 1
+
+
+def restored(
+    journal: Journal, config: RunConfig, parts: wiring.Parts, bench: wiring.Bench, secret: str, view: Observer
+) -> Search:
+    """The search where its journal left it: every state is a fold over the events on record."""
     for logged in journal.events(evidence=False):
         parts.budget.observe(logged.event, logged.at)  # wall time is that of the sessions on record
-        for observer in (parts.population, parts.council, view):
+        for observer in (parts.population, parts.council, parts.near, view):
             observer.observe(logged.event)
     parts.council.warnings()  # said when they came up
-    searching = Search(
+    return Search(
         journal=journal,
         population=parts.population,
         council=parts.council,
@@ -70,16 +83,13 @@ def search(journal: Journal, wanted: Wanted, bench: wiring.Bench, secret: str) -
         executor=bench.executor,
         render=parts.render,
         read=parts.read,
+        again=parts.again,
         secret=secret,
         next_step=journal.last_step() + 1,
         replies=config.concurrency.replies,
         in_flight=in_flight(config, bench.width),
-        watch=(view, _BestFile(journal, parts.population)),
+        watch=(parts.near, view, _BestFile(journal, parts.population)),
     )
-    why = _until_done(searching, journal, view, parts.council)
-    interrupted, best = why == INTERRUPTED, parts.population.best
-    summary(wanted.console, journal, best, why, go_on=go_on(config, journal.folder) if interrupted else None)
-    return 130 if interrupted else 0 if best else 1
 
 
 def in_flight(config: RunConfig, width: int) -> int:
@@ -89,17 +99,22 @@ def in_flight(config: RunConfig, width: int) -> int:
     return config.concurrency.steps or (1 if quick else config.concurrency.replies) + min(width, JUDGED_AT_ONCE)
 
 
-def _until_done(search: Search, journal: Journal, view: LiveView, council: Council) -> str:
+def _until_done(search: Search, journal: Journal, view: LiveView, council: Council, inbox: Inbox) -> str:
     interrupts = _Interrupts(search=search, journal=journal, view=view)
     view.reader_left = interrupts.obey
 
     async def supervised() -> str:
-        drawing = asyncio.create_task(view.keep_fresh())
+        drawing, taking = asyncio.create_task(view.keep_fresh()), asyncio.create_task(inbox.watch())
+        taking.add_done_callback(lambda task: None if task.cancelled() else search.stop("its mailbox broke"))
         try:
-            return await search.run(journal.pending())
+            return await search.run([p for p in journal.pending() if not inbox.holds(p)])
         finally:
+            taking.cancel()
             drawing.cancel()
+            await inbox.rest()
             await council.close()
+            with suppress(asyncio.CancelledError):
+                await taking
 
     with view:
         why = in_loop(supervised(), interrupts.obey)

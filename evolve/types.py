@@ -189,6 +189,18 @@ class Draw:
     failures: tuple[Attempt, ...] = ()  # recent failed children of the parent
     lessons: tuple[str, ...] = ()
 
+    def asked(self, member: str, prompt: Prompt) -> Asked:
+        """What goes on record of it: lessons stand in the prompt."""
+        return Asked(
+            step=self.step,
+            member=member,
+            prompt=prompt,
+            island=self.island,
+            parent_id=self.parent.id if self.parent else None,
+            inspiration_ids=tuple(i.id for i in self.inspirations),
+            failure_ids=tuple(f.id for f in self.failures),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:

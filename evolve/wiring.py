@@ -32,6 +32,7 @@ from evolve.judge.tune import Tuning
 from evolve.population import Population, Selection
 from evolve.problem import Problem, Variant, load_problem, with_workloads
 from evolve.prompts import Briefing, Renderer, read
+from evolve.prompts.near import Near, asked_anew
 from evolve.types import Asked, Candidate, Draw, Executor, Json, Prompt, Reply
 
 
@@ -76,6 +77,8 @@ class Parts:
     budget: Budget
     render: Callable[[Draw, str], Prompt]
     read: Callable[[Reply, Asked, Draw], Candidate | str]
+    near: Near
+    again: Callable[[Candidate, Asked], Asked | str | None]
 
 
 def problem(config: RunConfig) -> Problem:
@@ -188,7 +191,17 @@ def meta(config: RunConfig, problem: Problem, bench: Bench, own_version: str) ->
 
 
 def parts(config: RunConfig, problem: Problem, bench: Bench, journal: Journal, council: Council) -> Parts:
+    near = Near()
+
+    def again(candidate: Candidate, asked: Asked) -> Asked | str | None:
+        """Rules know what they proposed, and who proposed unasked cannot be asked."""
+        if asked.prompt.kind == RULE:
+            return None
+        return asked_anew(near, candidate, asked, may_ask=asked.member in council.seats)
+
     return Parts(
+        near=near,
+        again=again,
         population=population(config, problem, bench, journal),
         council=council,
         budget=budget(config),

@@ -16,6 +16,8 @@ EDGE = {
     "wiring",
     "runner",
     "session",
+    "inbox",
+    "byhand",
     "judging",
     "checking",
     "benching",

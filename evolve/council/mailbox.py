@@ -99,7 +99,7 @@ class MailboxMember:
         until = math.inf if self._timeout is None else self._clock() + self._timeout
         seen, since = None, 0.0
         while True:
-            now, mark = self._clock(), _mark(answer)
+            now, mark = self._clock(), fingerprint(answer)
             if mark != seen:
                 seen, since = mark, now
             elif mark is not None and now - since >= self._settled:
@@ -121,41 +121,46 @@ class MailboxMember:
             raise MemberUnavailable(f"{letter} cannot be written: {error.strerror}") from error
 
     def _take(self, letter: Path, answer: Path) -> Reply:
-        try:
-            with open(answer, "rb") as file:
-                content = file.read(MOST_BYTES + 1)
-                written = os.fstat(file.fileno()).st_mtime
-        except OSError as error:
-            return self._nothing(f"{answer.name} cannot be read: {error.strerror}")
-        if len(content) > MOST_BYTES:
-            return self._nothing(f"{answer.name} is longer than {MOST_BYTES >> 20} MiB; it was not read")
-        took = 0.0
-        with suppress(OSError):  # whoever answered may have put the prompt away
-            took = max(0.0, written - letter.stat().st_mtime)
-        text, stated = read_front(content.decode("utf-8-sig", "replace"))
-        why = f"stop; {answer.name}: {stated.fault}" if stated.fault else "stop"
-        if not text.strip():
-            why = f"{answer.name} says nothing" + (f"; {stated.fault}" if stated.fault else "")
-        return Reply(
-            member=self._name,
-            text=text,
-            model=stated.model,
-            finish_reason=why,
-            tokens_in=stated.tokens_in,
-            tokens_out=stated.tokens_out,
-            cost_usd=stated.cost_usd,
-            seconds=took,
-        )
+        return reply_in(answer, member=self._name, letter=letter)
 
     def _give_up(self, letter: Path) -> Reply:
         letter.unlink(missing_ok=True)  # so that nobody answers in vain
-        return self._nothing(f"nobody answered {letter.name} within {self._timeout:g} s")
+        return Reply(
+            member=self._name, text="", finish_reason=f"nobody answered {letter.name} within {self._timeout:g} s"
+        )
 
-    def _nothing(self, why: str) -> Reply:
-        return Reply(member=self._name, text="", finish_reason=why)
+
+def reply_in(answer: Path, *, member: str, letter: Path | None = None) -> Reply:
+    """What a file says, read as a reply: it may be anything. `letter` is what it answers, for how long that took."""
+    try:
+        with open(answer, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+            written = os.fstat(file.fileno()).st_mtime
+    except OSError as error:
+        return Reply(member=member, text="", finish_reason=f"{answer.name} cannot be read: {error.strerror}")
+    if len(content) > MOST_BYTES:
+        why = f"{answer.name} is longer than {MOST_BYTES >> 20} MiB; it was not read"
+        return Reply(member=member, text="", finish_reason=why)
+    took = 0.0
+    with suppress(OSError):  # whoever answered may have put the prompt away
+        took = max(0.0, written - letter.stat().st_mtime) if letter else 0.0
+    text, stated = read_front(content.decode("utf-8-sig", "replace"))
+    why = f"stop; {answer.name}: {stated.fault}" if stated.fault else "stop"
+    if not text.strip():
+        why = f"{answer.name} says nothing" + (f"; {stated.fault}" if stated.fault else "")
+    return Reply(
+        member=member,
+        text=text,
+        model=stated.model,
+        finish_reason=why,
+        tokens_in=stated.tokens_in,
+        tokens_out=stated.tokens_out,
+        cost_usd=stated.cost_usd,
+        seconds=took,
+    )
 
 
-def _mark(answer: Path) -> tuple[int, int, int] | None:
+def fingerprint(answer: Path) -> tuple[int, int, int] | None:
     """What changes when a file does. None if there is nothing to read yet: an editor may begin with an empty one."""
     try:
         found = os.stat(answer)

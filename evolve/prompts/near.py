@@ -116,13 +116,14 @@ def asked_anew(near: Near, candidate: Candidate, asked: Asked, *, may_ask: bool)
     found = twin.evaluation
     became = f"PASSED with a score of {found.score:.3f}" if found.passed else f"was {found.verdict}"
     if twin.same and (again or not may_ask):
-        return f"The same as {twin.name} but for names and comments, which {became}; it was not judged again."
+        exactly = "" if candidate.digest.startswith(twin.name[-8:]) else " but for names and comments"
+        return f"The same as {twin.name}{exactly}, which {became}; it was not judged again."
     if not may_ask:
         return None
     said = "" if found.passed else f" The judge said of it: {' '.join(found.feedback.split())[:300]}"
     told = (
-        f"Your reply was nearly the same as {twin.name}, which {became}: they differ in names, comments or the order of "
-        f"lines.{said}\nChange what the chip does. If the order is your point, give the reply again and it will be judged."
+        f"Your reply was nearly the same as {twin.name}, which {became}: they differ in names, comments or the order "
+        f"of lines.{said}\nChange what the chip does. If the order is your point, reply again: it will be judged."
     )
     user = f"{asked.prompt.user.rstrip()}\n\n{HEADING}\n{told}\n"
     return replace(asked, prompt=replace(asked.prompt, user=user))

@@ -20,7 +20,8 @@ LONGEST = 100_000
 ALIKE = 0.8  # of the characters, for a fuzzy match
 CLEARER = 0.1  # and the second-best place must be that much worse
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+# A longer fence than usual holds code with fences in it.
+_FENCE = re.compile(r"^[ \t]*(`{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
 # A label at a line's beginning, whatever it is adorned with, and its paragraph: up to a blank line, a block of code, or
 # the next label. The second may also stand in the first one's line.
 _LABELLED = r"^[ \t>*#_-]*{}[ \t*_]*:[ \t*_]*(.*(?:\n(?![ \t]*(?:\n|```|<<<<<<<)|[ \t>*#_-]*\w+[ \t*_]*:).+)*)"
@@ -164,7 +165,7 @@ def _reindent(new: list[str], quoted: str, found: str) -> list[str]:
 
 
 def _by_rewrite(text: str, base: str | None) -> Edit:
-    blocks = [body for language, body in _FENCE.findall(text) if language.lower() in ("python", "py", "triton", "")]
+    blocks = [body for _, language, body in _FENCE.findall(text) if language.lower() in ("python", "py", "triton", "")]
     code = max(blocks, key=len, default="")
     if not code.strip():
         raise Unreadable(

@@ -108,8 +108,9 @@ class Renderer:
         """The example of a prediction is made of this parent's own figures, so that nobody copies it blindly."""
         workload = max(self.briefing.workloads, key=lambda w: w.weight, default=None)
         held = at.number("registers") if at else 0
-        registers = f"registers {held:.0f} -> {max(16, held - 32):.0f}; " if held else ""
-        example = f"{registers}LDGSTS = 0; {workload.name if workload else 'time'} -8 %"
+        registers = f"registers {held:.0f} -> {0.75 * held:.0f}; " if held else ""
+        copies = f"LDGSTS {at.count('LDGSTS'):.0f} -> 0; " if at and at.count("LDGSTS") else ""
+        example = f"{registers}{copies}{workload.name if workload else 'time'} -8 %"
         workloads = ", ".join(w.name for w in self.briefing.workloads)
         hypothesis = self._text("answer_hypothesis.txt", example=example, workloads=workloads)
         return self._text(ANSWER.get(kind, "answer_rewrite.txt"), hypothesis=hypothesis)

@@ -96,7 +96,7 @@ def test_a_prompt_carries_what_an_engineer_needs() -> None:
         "132 multi",
         "4096",
         "It wanted: no mask\n  It ended as BUILD_ERROR in build: ",
-        "`registers 168 -> 136; LDGSTS = 0;",
+        "`registers 168 -> 126; LDGSTS 36 -> 0; ",
     ):
         assert text in prompt.user
     assert "matmul(a, b)" in prompt.system
