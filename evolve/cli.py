@@ -193,9 +193,7 @@ def judge(
 
     if run is not None:
         if problem or variant or backend or workload or random_seeds:
-            raise UsageError(
-                "--run with --problem, --variant, --backend, --workload or --random-seeds: a run has its own."
-            )
+            raise UsageError("--run brings its own problem, variant, backend, workloads and seeds; leave those out.")
         raise typer.Exit(_propose(Path(target), run, parent, hypothesis, member, as_json=as_json))
     if parent or hypothesis:
         raise UsageError("--parent and --hypothesis are for a step of a run; name it by --run RUN.")

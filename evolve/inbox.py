@@ -93,7 +93,8 @@ class Inbox:
         if not box.is_dir():
             return
         for path in sorted(box.glob("ask-*.json")) + sorted(box.glob("judge-*.json")):
-            if self._has_settled(path):
+            settled = self._has_settled(path)
+            if settled or _whole(path):  # ours appear whole
                 self._order(path)
         for step in list(self.handed):
             if self._has_settled(answer := box / f"{step:05d}.reply.md"):
@@ -190,6 +191,14 @@ class Inbox:
         reply = replace(reply, member=asked.member)
         self.search.commit(Replied(step=asked.step, reply=reply))
         self.verdicts[asked.step] = asyncio.create_task(self.search.finish(Pending(asked=asked, reply=reply)))
+
+
+def _whole(path: Path) -> bool:
+    try:
+        _read(path)
+    except Fault:
+        return False
+    return True
 
 
 def _read(path: Path) -> Mapping[str, Any]:
