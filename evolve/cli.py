@@ -145,6 +145,24 @@ def pack(
 
 
 @app.command(rich_help_panel=LOOK)
+def dashboard(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[RUN | runs/]", help="A run, or a folder of runs; runs/ if left out.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Listen here; away from loopback a token is asked for.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="8420 or the next free one, if left out; 0 takes any.")] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Open no browser.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Write one HTML file that needs nothing else.", metavar="FILE")
+    ] = None,
+) -> None:
+    """See in a browser how the best kernel came to be, live while a run writes."""
+    from evolve.dashboard import serve
+
+    serve.dashboard(serve.Order(target=target, host=host, port=port, open_browser=not no_open, save=save))
+
+
+@app.command(rich_help_panel=LOOK)
 def doctor(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Look at what this run needs, too.", metavar="FILE")

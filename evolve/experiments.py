@@ -19,7 +19,7 @@ from evolve.journal_schema import Row
 from evolve.sentences import first_line
 from evolve.types import Candidate, Evaluation, Judged, Scalar, Verdict
 
-__all__ = ["Experiment", "Finding", "Outcome", "experiment", "notebook", "of_line"]
+__all__ = ["Experiment", "Finding", "Outcome", "experiment", "notebook", "of_line", "of_rows"]
 
 CHUNK = 400  # steps that are read at once
 
@@ -67,6 +67,11 @@ def notebook(journal: Journal, *, count: int | None = None) -> list[Experiment]:
 def of_line(journal: Journal, candidate_id: str) -> list[Experiment]:
     """Those on a candidate's way from the seed, which is the first and has none."""
     return list(_experiments(journal, lineage.ancestors(journal, candidate_id)))
+
+
+def of_rows(journal: Journal, rows: Sequence[Row]) -> list[Experiment]:
+    """Those of the rows that a page has chosen, in its order."""
+    return list(_experiments(journal, rows))
 
 
 def experiment(journal: Journal, candidate_id: str) -> Experiment:

@@ -32,6 +32,7 @@ except SystemExit as ended:
         "import evolve.config",
         "import evolve.journal, evolve.lineage, evolve.runs, evolve.sentences",
         "import evolve.terminal.dry_run, evolve.terminal.doctor",
+        "import evolve.dashboard.serve, evolve.dashboard.app, evolve.dashboard.report",
         HELP.format(words="'--help'"),
         HELP.format(words="'--version'"),
         HELP.format(words="'run', '--help'"),

@@ -28,7 +28,7 @@ from evolve.judge.ttir import Function, parse
 from evolve.problem import Problem
 from evolve.types import Json, Workload
 
-__all__ = ["Prediction", "Work", "descriptors", "ideal_us", "predict", "tensor_path", "work_of"]
+__all__ = ["Prediction", "Work", "descriptors", "ideal_of", "predict", "tensor_path", "work_of"]
 
 Bound: TypeAlias = Literal["compute", "memory", "latency", "launch"]
 # Which terms make up a bound.
@@ -38,6 +38,24 @@ BOUNDS: Mapping[Bound, tuple[str, ...]] = {
     "latency": ("latency",),
     "launch": ("launch",),
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ideal:
+    """The roofline of one workload: compulsory bytes at full bandwidth or FLOPs at full rate, whichever takes longer."""
+
+    flops: float
+    nbytes: float
+    tflops: float
+    gbs: float
+
+    @property
+    def us(self) -> float:
+        found = max(self.flops / self.tflops / 1e6, us_for(self.nbytes, self.gbs))
+        return found if isfinite(found) and found > 0 else 1e-3
+
+    def evidence(self) -> Json:
+        return {"flops": self.flops, "bytes": self.nbytes, "tflops": self.tflops, "gbs": self.gbs}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +71,7 @@ class Prediction:
     notes: tuple[str, ...] = ()
     launches_us: tuple[float, ...] = ()
     share: Share = ALL
+    ideal: Ideal | None = None
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -64,6 +83,7 @@ class Prediction:
             "time_us": round(self.time_us, 3),
             "bound": self.bound,
             "roofline": round(self.roofline, 4),
+            "ideal": self.ideal.evidence() if self.ideal else None,
             "share_of_the_work": {"part": round(self.share.part, 4), "of": self.share.what},
             "terms_us": {name: round(value, 3) for name, value in self.terms.items()},
             "launches_us": [round(us, 3) for us in self.launches_us],
@@ -90,12 +110,13 @@ def predict(
     time_us = sum(work.time_us for work in works) + cleared
     if notes and share.part < 1:  # what could not be counted is not for free
         time_us *= (counted or 1.0) / max(share.part, 1e-3)
-    ideal = ideal_us(target, workload, problem, works)
-    time_us = max(time_us, ideal, target.launch_us)
+    ideal = ideal_of(target, workload, problem, works)
+    time_us = max(time_us, ideal.us, target.launch_us)
     return Prediction(
         time_us=time_us,
         bound=_bound(terms),
-        roofline=min(1.0, ideal / time_us),
+        roofline=min(1.0, ideal.us / time_us),
+        ideal=ideal,
         terms=terms,
         helps=would_help(works, target, time_us, cleared),
         notes=notes,
@@ -111,15 +132,14 @@ def cleared_us(plan: Plan, target: Target) -> float:
     return sum(target.launch_us + c.start_us + us_for(root.nbytes, gbs) for root in plan.roots if root.zeroed)
 
 
-def ideal_us(target: Target, workload: Workload, problem: Problem, works: Sequence[Work]) -> float:
-    """The roofline: compulsory bytes at full bandwidth or FLOPs at full rate, whichever takes longer."""
+def ideal_of(target: Target, workload: Workload, problem: Problem, works: Sequence[Work]) -> Ideal:
     flops = problem.flops(workload) if problem.flops else sum(w.counts.flops * w.counts.programs for w in works)
     dots = [dot for work in works for dot in work.counts.dots]
     rate = max(
         (target.tflops.get(dtype_of(d), target.tflops["float32"]) for d in dots), default=target.tflops["float32"]
     )
-    ideal = max(flops / rate / 1e6, us_for(problem.bytes_moved(workload), target.memory_gbs))
-    return ideal if isfinite(ideal) and ideal > 0 else 1e-3
+    nbytes = float(problem.bytes_moved(workload))
+    return Ideal(flops=float(flops), nbytes=nbytes, tflops=float(rate), gbs=float(target.memory_gbs))
 
 
 def work_of(plan: Plan, built: Built, target: Target) -> list[Work]:
