@@ -69,7 +69,7 @@ ONLY_IN: dict[str, set[str]] = {
     "ray": {"executors"},
     "rich": {"terminal", *EDGE},
     "typer": {"cli"},
-    **dict.fromkeys(("starlette", "uvicorn", "jinja2", "markupsafe", "pygments"), {"dashboard"}),
+    **{name: {"dashboard"} for name in ("starlette", "uvicorn", "jinja2", "markupsafe", "pygments")},
 }
 MODULES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py") if not {"data", "templates"} & set(p.parts))
 
