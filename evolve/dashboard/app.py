@@ -156,6 +156,8 @@ def _part(request: Request, book: Book, journal: Journal) -> Response:
     assert turn.attempt is not None
     if part == "source.py":
         return PlainTextResponse(turn.attempt.candidate.source.encode("utf-8", "replace"))
+    if part == "source":
+        return HTMLResponse(frame.code(turn.attempt.candidate.source))
     if part == "evidence.json":
         return PlainTextResponse(frame.pretty(dict(turn.attempt.evaluation.evidence), longest=10**8))
     if part == "diff":

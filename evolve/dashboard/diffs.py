@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from markupsafe import Markup, escape
 from pygments.lexers.python import PythonLexer
@@ -56,8 +57,9 @@ class Diff:
 NOTHING = Side(number=None, html=Markup(""), kind="none")
 
 
-def coloured(source: str) -> list[Markup]:
-    """A line of HTML each."""
+@lru_cache(maxsize=32)
+def coloured(source: str) -> tuple[Markup, ...]:
+    """A line of HTML each. An ancestor is compared with several, and a page is fetched again while a run writes."""
     lines: list[list[Markup]] = [[]]
     for token, text in PythonLexer(stripnl=False, ensurenl=False).get_tokens(clean(source)):
         kind = next((name for family, name in KINDS if token in family), "") if token is not Token.Text else ""
@@ -66,7 +68,7 @@ def coloured(source: str) -> list[Markup]:
                 lines.append([])
             if part:
                 lines[-1].append(Markup('<span class="{}">{}</span>').format(kind, part) if kind else escape(part))
-    return [Markup("").join(parts) for parts in lines]
+    return tuple(Markup("").join(parts) for parts in lines)
 
 
 def compare(old: str, new: str) -> Diff:

@@ -16,6 +16,7 @@ from .conftest import NASTY, record, synthetic
 
 AXE = (Path(__file__).parent / "vendor/axe.min.js").read_text(encoding="utf-8")
 PAGES = ("", "/lineage", "/lineage?view=tree", "/cells", "/experiments", "/c/best", "/c/0", "/c/1")
+DRAWN = """() => [...document.querySelectorAll('.chart, #scatter')].every(c => c.childNodes.length)"""
 KINDS, OURS = ("error", "warning"), "willReadFrequently"  # that one is about how this test looks at a canvas
 PAINTED = """() => [...document.querySelectorAll('canvas')].map(c => {
   const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
@@ -62,7 +63,7 @@ def violations(page: Any) -> list[str]:
 def settled(page: Any, url: str) -> None:
     page.goto(url)
     page.wait_for_function("() => window.uPlot && window.htmx")
-    page.wait_for_function(f"() => ({PAINTED})().every(Boolean)")
+    page.wait_for_function(DRAWN)
 
 
 @pytest.mark.parametrize("page", ["light", pytest.param("dark", marks=pytest.mark.slow)], indirect=True)
@@ -71,7 +72,9 @@ def test_every_page_of_a_recorded_run(page: Any, served: Any) -> None:
         settled(page, served.url + path)
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), path
         charts = page.locator("script[data-chart], #points").count()
-        assert len(page.evaluate(PAINTED)) == charts, path
+        painted = page.evaluate(PAINTED)
+        assert len(painted) == charts, path
+        assert all(painted), path
         assert (charts > 0) == path.endswith(("measured-001", "/lineage", "/c/best", "/c/0", "/c/1")), path
         assert violations(page) == [], path
 
@@ -190,7 +193,7 @@ def test_a_living_run_from_its_first_step_to_its_last(page: Any, serve: Any, pla
     url = serve(f"{place.folder}/runs/").url.rstrip("/")
     settled(page, f"{url}/")
     assert "No run yet" in page.locator("#runs").inner_text()
-    place.start("run", "--config", place.config(steps=8, sleep=0.25), "--name", "living")
+    writer = place.start("run", "--config", place.config(steps=8, sleep=0.25), "--name", "living")
     page.wait_for_selector("#runs a.id", timeout=30000)
     page.locator("#runs a.id").click()
     page.wait_for_selector("#state.running")
@@ -199,6 +202,7 @@ def test_a_living_run_from_its_first_step_to_its_last(page: Any, serve: Any, pla
     page.wait_for_selector("#state.finished", timeout=30000)
     page.wait_for_function("() => document.querySelector('#feed').textContent.includes('00008-')")
     assert "1.600×" in page.locator(".big").inner_text()
+    assert place.ended(writer).status == 0
 
 
 def test_the_saved_report_opens_offline(page: Any, place: Any, shelf: Path) -> None:
@@ -207,7 +211,8 @@ def test_the_saved_report_opens_offline(page: Any, place: Any, shelf: Path) -> N
         file = place.folder / f"{run}.html"
         assert place.evolve("dashboard", shelf / run, "--save", file).status == 0
         page.goto(file.as_uri())
-        page.wait_for_function(f"() => ({PAINTED})().every(Boolean)")
+        page.wait_for_function(DRAWN)
+        assert all(page.evaluate(PAINTED))
         assert page.locator("canvas").count() == page.locator("script[data-chart], #points").count() > 4
         assert page.evaluate("window.hacked") is None
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")

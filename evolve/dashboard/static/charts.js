@@ -92,8 +92,16 @@
     const made = new uPlot(options(data, place.clientWidth || 600), data.data, place);
     charts.set(place.id, made);
   };
+  // What is in sight is drawn at once, the rest when there is time: a page is there before its last chart is.
   const all = () => document.querySelectorAll("script[data-chart]").forEach(drawChart);
-  all();
+  const later = window.requestIdleCallback || setTimeout, hidden = [];
+  for (const spec of document.querySelectorAll("script[data-chart]")) {
+    const place = document.getElementById(spec.dataset.chart);
+    if (place.getBoundingClientRect().top < innerHeight) drawChart(spec); else hidden.push(spec);
+  }
+  const next = () => { const spec = hidden.shift(); if (spec) { if (spec.isConnected) drawChart(spec); later(next); } };
+  later(next);
+  document.documentElement.dataset.ready = "1";
   document.addEventListener("theme", all);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);
   addEventListener("beforeprint", all);
