@@ -42,7 +42,7 @@ BOUNDS: Mapping[Bound, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ideal:
-    """The roofline of one workload: compulsory bytes at full bandwidth or FLOPs at full rate, whichever takes longer."""
+    """One workload's roofline: compulsory bytes at full bandwidth or FLOPs at full rate, whichever takes longer."""
 
     flops: float
     nbytes: float
