@@ -19,7 +19,8 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from evolve.tuner import Limits, Point, Tuner, priors
+from evolve.tuner import Point, Tuner
+from evolve.tuner_known import Limits, priors
 
 SPACE = {
     "BLOCK_M": (16, 32, 64, 128, 256),

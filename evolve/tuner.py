@@ -7,10 +7,9 @@
     tuner.best
 
 A space that fits into the budget is tried whole; in a larger one Optuna's TPE proposes. The same numbers told to the
-same random seed give the same questions, and no point is asked twice. Beside it: `Limits`, which rules points out
-before anything is built, `Race`, which spends samples on the leaders, and `nearest`, which answers for sizes that were
-never tuned. What a point means, how it is built and timed, and what all that costs is the judge's business: nothing
-here knows a kernel, a clock or a GPU.
+same random seed give the same questions, and no point is asked twice. Beside it `nearest`, which answers for sizes that
+were never tuned; what is known of a point before anything is built stands in `tuner_known`. What a point means, how it
+is built and timed, and what all that costs is the judge's business: nothing here knows a kernel, a clock or a GPU.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
-from statistics import median
 from typing import Any, TypeAlias
 
 from evolve.types import NOTHING, Scalar
@@ -251,135 +249,6 @@ class _Sampler:
 
 def _place(values: Sequence[Scalar], value: Scalar) -> int | None:
     return next((i for i, each in enumerate(values) if repr(each) == repr(value)), None)
-
-
-# --- What cannot work, known before anything is built -----------------------------------------------------------------
-
-ACCUMULATORS = 128  # float32 of a tile that one thread can hold beside everything else; twice that spills by hundreds
-WARPS = 32
-
-
-@dataclass(kw_only=True)
-class Limits:
-    """Rules over the usual names (BLOCK_*, num_warps, num_stages): each holds only where a point has all the names it
-    needs. They are guesses about what the names mean, so `overrule` drops every rule that a built point contradicts."""
-
-    shared_bytes: int  # most that one block may take
-    element_bytes: int = 1  # of the narrowest input: too small refuses too little, which costs a build and no more
-    dropped: set[str] = field(default_factory=set)
-
-    def __call__(self, point: Point) -> str | None:
-        return next(iter(self._against(point).values()), None)
-
-    def overrule(self, point: Point) -> None:
-        """This point was built, whatever is thought of it here."""
-        self.dropped.update(self._against(point))
-
-    def _against(self, point: Point) -> dict[str, str]:
-        whole = {name: v for name, v in point.items() if isinstance(v, int) and not isinstance(v, bool)}
-        said = {
-            "powers": _not_powers(whole),
-            "accumulators": _accumulators(whole),
-            "shared": _shared(whole, self.shared_bytes, self.element_bytes),
-        }
-        return {rule: why for rule, why in said.items() if why and rule not in self.dropped}
-
-
-def _not_powers(point: Mapping[str, int]) -> str:
-    for name, value in point.items():
-        if (name.startswith("BLOCK_") or name == "num_warps") and (value < 1 or value & (value - 1)):
-            return f"{name}={value} is no power of two"
-    if point.get("num_warps", 1) > WARPS:
-        return f"num_warps={point['num_warps']}; a block has at most {WARPS}"
-    return ""
-
-
-def _accumulators(point: Mapping[str, int]) -> str:
-    if not point.keys() >= {"BLOCK_M", "BLOCK_N", "num_warps"} or point["num_warps"] < 1:
-        return ""
-    each = point["BLOCK_M"] * point["BLOCK_N"] / (32 * point["num_warps"])
-    return f"{each:g} accumulators a thread; more than {ACCUMULATORS} spill" if each > ACCUMULATORS else ""
-
-
-def _shared(point: Mapping[str, int], most: int, element_bytes: int) -> str:
-    """The tiles of a product that its pipeline keeps at once; one stage may be on its way through registers."""
-    if not point.keys() >= {"BLOCK_M", "BLOCK_N", "BLOCK_K", "num_stages"}:
-        return ""
-    tile = (point["BLOCK_M"] + point["BLOCK_N"]) * point["BLOCK_K"] * element_bytes
-    needs = tile * max(1, point["num_stages"] - 1)
-    return f"its tiles need at least {needs:,} B of shared memory; there are {most:,}" if needs > most else ""
-
-
-# --- Where to begin ---------------------------------------------------------------------------------------------------
-
-# Of what wins on Hopper: square products, products of few rows, and attention's two block sizes.
-_NAMES = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_stages", "num_warps")
-_PRODUCTS = ((128, 256, 64, 3, 8), (128, 128, 64, 4, 4), (64, 128, 64, 4, 4), (64, 64, 128, 4, 4), (16, 64, 128, 4, 4))
-_ATTENTION = ((128, 64, 3, 8), (128, 128, 3, 8), (128, 128, 3, 4))
-
-
-def priors(space: Mapping[str, Sequence[Scalar]]) -> list[Point]:
-    """Points that are worth a try before any search, as far as the space has their names and all of their values."""
-    if not {"BLOCK_M", "BLOCK_N"} <= space.keys():
-        return []
-    product_like = "BLOCK_K" in space
-    names = _NAMES if product_like else tuple(name for name in _NAMES if name != "BLOCK_K")
-    rows = _PRODUCTS if product_like else _ATTENTION
-    points = [{n: v for n, v in zip(names, row, strict=True) if n in space} for row in rows]
-    return [point for point in points if all(value in space[name] for name, value in point.items())]
-
-
-# --- Samples for those who may still win ------------------------------------------------------------------------------
-
-
-class Race:
-    """Successive looks: a few samples for all, more for those in front. Who is within `tie` of the leader stays in
-    whatever the share, because noise must not decide; the last look decides by the median of all samples."""
-
-    def __init__(
-        self, points: Sequence[Point], *, looks: Sequence[int] = (3, 10, 30), keep: float = 0.4, tie: float = 0.01
-    ) -> None:
-        self._times: dict[Key, list[float]] = {key_of(point): [] for point in points}
-        self._points = {key_of(point): point for point in points}
-        self._running, self._waiting = list(self._points), set(self._points)
-        self._looks, self._keep, self._tie = deque(looks), keep, tie
-
-    def ask(self) -> list[tuple[Point, int]]:
-        """Who is to be sampled now, and how often. Empty: it is decided."""
-        if not self._looks or (len(self._running) < 2 and any(self._times.values())):
-            return []
-        return [(self._points[key], self._looks[0]) for key in self._running if key in self._waiting]
-
-    def tell(self, point: Point, times_us: Sequence[float] | None) -> None:
-        """None: it failed, and is out."""
-        key = key_of(point)
-        if key not in self._waiting:
-            raise ValueError(f"told of {dict(point)}, which is not being sampled in this look.")
-        self._waiting.remove(key)
-        if times_us:
-            self._times[key] += times_us
-        else:
-            self._running.remove(key)
-        if not self._waiting:
-            self._next_look()
-
-    def _next_look(self) -> None:
-        self._looks.popleft()
-        ranked = sorted(self._running, key=self._median)
-        share = math.ceil(len(ranked) * self._keep)
-        close = self._median(ranked[0]) * (1 + self._tie) if ranked else 0.0
-        self._running = [key for i, key in enumerate(ranked) if i < share or self._median(key) <= close]
-        self._waiting = set(self._running)
-
-    def _median(self, key: Key) -> float:
-        return median(self._times[key])
-
-    @property
-    def best(self) -> Trial | None:
-        """Of those still running, who have the most samples."""
-        sampled = [key for key in self._running if self._times[key]]
-        key = min(sampled, key=self._median, default=None)
-        return None if key is None else Trial(point=self._points[key], value_us=self._median(key))
 
 
 # --- Sizes that were never tuned --------------------------------------------------------------------------------------

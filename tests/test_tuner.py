@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.tuner import Limits, Race, Tuner, key_of, nearest, priors
+from evolve.tuner import Tuner, key_of, nearest
+from evolve.tuner_known import Limits, priors
 
 SPACE = {
     "BLOCK_M": (16, 32, 64, 128, 256),
@@ -218,46 +219,6 @@ def test_priors_are_of_the_space():
         {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8}
     ]
     assert priors({"ROWS": (1, 2)}) == []
-
-
-# --- Racing -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_slow_get_few_samples_and_the_winner_many():
-    rng = random.Random(1)
-    points = [{"x": i} for i in range(16)]
-    taken = dict.fromkeys(range(16), 0)
-    race = Race(points, looks=(3, 10, 30))
-    while asked := race.ask():
-        for point, samples in asked:
-            taken[point["x"]] += samples
-            race.tell(point, [100 * (1 + 0.05 * point["x"]) * rng.uniform(0.98, 1.06) for _ in range(samples)])
-    assert race.best.point == {"x": 0}
-    assert taken[15] == 3
-    assert taken[0] == 43
-    assert sum(taken.values()) < 16 * 43 / 3
-
-
-def test_ties_stay_in_and_failures_leave():
-    race = Race([{"x": i} for i in range(5)], looks=(1, 1), keep=0.2)
-    for point, _ in race.ask():
-        race.tell(point, None if point["x"] == 0 else [100.0 + (50 if point["x"] == 4 else 0.1 * point["x"])])
-    assert [p["x"] for p, _ in race.ask()] == [1, 2, 3]
-    with pytest.raises(ValueError, match="not being sampled"):
-        race.tell({"x": 4}, [1.0])
-
-
-def test_a_race_of_none_one_or_only_failures_ends():
-    assert Race([]).ask() == []
-    alone = Race([{"x": 1}], looks=(2, 5))
-    assert alone.ask() == [({"x": 1}, 2)]
-    alone.tell({"x": 1}, [3.0, 4.0])
-    assert alone.ask() == []
-    assert alone.best.value_us == 3.5
-    lost = Race([{"x": 1}])
-    lost.tell({"x": 1}, None)
-    assert lost.ask() == []
-    assert lost.best is None
 
 
 # --- Sizes that were never tuned --------------------------------------------------------------------------------------

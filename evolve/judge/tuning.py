@@ -12,14 +12,13 @@ the last one's time is left, and is ended once begun; what the winners' checks t
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Protocol
 
-from evolve.judge import evidence
+from evolve.judge import tuning_kept as kept
 from evolve.judge.build import Builder
 from evolve.judge.gate import gate, named
 from evolve.judge.jail import Jail
@@ -31,7 +30,8 @@ from evolve.judge.statistics import Interval
 from evolve.judge.tune import Tuning
 from evolve.problem import Problem, Variant
 from evolve.tuner import Key as PointKey
-from evolve.tuner import Limits, Tuner, key_of, priors
+from evolve.tuner import Tuner, key_of
+from evolve.tuner_known import Limits, priors
 from evolve.types import Json, Scalar, Verdict, Workload, digest_of
 
 LEADERS = 4  # of each workload that are timed in pairs
@@ -270,7 +270,7 @@ class Session:
         ranked = {}
         for name, row in leaders.items():
             through = sorted((x for x in row if id(x) in gains), key=lambda x: -gains[id(x)].median)
-            self.duels[name] = [{"parameters": dict(x.point.parameters), **_as_gain(gains[id(x)])} for x in through]
+            self.duels[name] = [{"parameters": dict(x.point.parameters), **kept.as_gain(gains[id(x)])} for x in through]
             ranked[name] = [shot for shot in through if gains[id(shot)].median > 0]
         return ranked
 
@@ -298,60 +298,25 @@ class Session:
         )
         return replace(ready, gated=gated, built=built, parameters=parameters)
 
-    # --- what is kept ---
-
     def _evidence(self, tuned: Ready, refused: str) -> dict[str, Json]:
-        chosen = tuple(p for p in tuned.gated.lowered.plans if p.workload in self.tuners)
-        kept: dict[str, Json] = {
+        before = self.ready.parameters
+        rows = {
+            name: kept.tried(tuner, before[name], tuned.parameters[name], self.duels.get(name))
+            for name, tuner in self.tuners.items()
+        }
+        found: dict[str, Json] = {
             "points": self.bench.tuning.points,
             "seconds": {"at_most": self.bench.tuning.seconds, "taken": round(self._spent(), 3)},
             **self.sitting.evidence(),
             "rounds": self.rounds,
             "ended": self.ended,
-            "workloads": {name: self._tried(name, tuned) for name in self.tuners},
+            "workloads": rows,
             "checks": self.checks,
         }
         if refused:
-            kept["refused"] = f"the chosen parameters together were refused, so the defaults stay: {refused[:WHY]}"
-        if tuned is not self.ready:
-            kept["plan"] = evidence.of_plan(
-                replace(tuned.gated, lowered=replace(tuned.gated.lowered, plans=chosen, modules=_used(chosen, tuned)))
-            )
-            kept["build"] = evidence.of_build(tuned.built, self.bench.builder, assembly=False)
-        return kept
-
-    def _tried(self, name: str, tuned: Ready) -> Json:
-        tuner = self.tuners[name]
-        rows = [
-            {"parameters": dict(t.point), **({"infeasible": t.why} if t.value_us is None else {"time_us": t.value_us})}
-            for t in tuner.trials
-        ]
-        chosen = dict(tuned.parameters[name])
-        before = self.ready.parameters[name]
-        times = {key_of(self._point(name, t.point).parameters): t.value_us for t in tuner.trials}
-        duel = next((row for row in self.duels.get(name, ()) if named(row["parameters"]) == named(chosen)), None)
-        return {
-            "space": tuner.size,
-            "before": {"parameters": dict(before), "time_us": times.get(key_of(before))},
-            "chosen": chosen,
-            "time_us": times.get(key_of(chosen)),
-            **({"gain": {k: v for k, v in duel.items() if k != "parameters"}} if duel else {}),
-            **({"paired": self.duels[name]} if name in self.duels else {}),
-            "tried": rows,
-            "ruled_out": [{"parameters": dict(point), "why": why} for point, why in tuner.refused],
-        }
-
-
-def _as_gain(gain: Interval) -> dict[str, Json]:
-    """Above 1 is faster than the candidate as it came."""
-    found = {"ratio": gain.median, "ratio_low": gain.low, "ratio_high": gain.high}
-    return {**{name: math.exp(value) for name, value in found.items()}, "rounds": gain.blocks}
+            found["refused"] = f"the chosen parameters together were refused, so the defaults stay: {refused[:WHY]}"
+        return found if tuned is self.ready else found | kept.of_plans(tuned, self.bench.builder, self.tuners)
 
 
 def _built(plan: Plan, built: Built) -> bool:
     return all((launch.ttir, launch.options) in built.binaries for launch in plan.launches)
-
-
-def _used(plans: Sequence[Plan], ready: Ready) -> dict[str, str]:
-    modules = ready.gated.lowered.modules
-    return {launch.ttir: modules[launch.ttir] for plan in plans for launch in plan.launches}
