@@ -11,6 +11,7 @@ import keyword
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -40,7 +41,7 @@ class Written:
     variant: Variant
     kernels: Mapping[str, str]  # module name -> the candidate, as evolved
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
         return Signature(self.problem, self.variant)
 
