@@ -112,7 +112,7 @@ def _job(candidate: Candidate, order: Order, kept: Mapping[str, Json]) -> Job:
 
 def _with(config: RunConfig, order: Order) -> RunConfig:
     given = {k: v for k in ("problem", "variant", "backend") if (v := getattr(order, k)) is not None}
-    tuner = replace(config.tuner, enabled=config.tuner.enabled or order.tuned)
+    tuner = replace(config.tuner, enabled=order.tuned or config.tuner.enabled)
     return replace(config, tuner=tuner, **given)
 
 

@@ -45,7 +45,7 @@ def make(order: Order, console: Console) -> int:
     place = free(order.name, seed=order.model is None)
     if order.kernel and order.reference:
         return _adopt(place, Named.of(order.kernel, "--kernel"), Named.of(order.reference, "--reference"), console)
-    place.write(plain.texts(place, gpu=gpu_present()))
+    place.write(plain.texts(place))
     adopted.written([place.problem, place.seed, place.config], console)
     adopted.say("They compute an RMS norm and run as they are; every field says what to put there instead.", console)
     adopted.following(place.problem, place.config, console)
@@ -63,7 +63,7 @@ def _adopt(place: Place, kernel: Named, reference: Named, console: Console) -> i
     about = f"{place.name}: {kernel.function} of {kernel.path.name}, adopted by evolve init."
     seed = seed_of(file, kernel.function, observed, about=about)
     draft = Draft(place=place, kernel=kernel, reference=reference, observed=observed, seed=seed, gpu=gpu)
-    config = config_text(place, about=f"{kernel}, adopted.", variant=draft.variants[0], tuner=gpu)
+    config = config_text(place, about=f"{kernel}, adopted.", variant=draft.variants[0])
     place.write({place.problem: draft.text(), place.seed: seed.source, place.config: config})
     adopted.diff(file.text, seed.source, str(kernel.path), str(place.seed), console)
     adopted.found(draft.findings(), console)

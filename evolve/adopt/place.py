@@ -69,7 +69,6 @@ def config_text(
     *,
     about: str,
     variant: str,
-    tuner: bool,
     seed: bool = True,
     council: str = "[rules]",
     steps: int = 60,
@@ -83,6 +82,5 @@ def config_text(
             "seeds": f"[{place.seed}]" if seed else "[]  # none yet: the council drafts the first one",
             "council": council,
             "steps": str(steps),
-            "tuner": "true" if tuner else "false",
         },
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 from evolve.adopt.place import Place, config_text, template
 
 
-def texts(place: Place, *, gpu: bool) -> Mapping[Path, str]:
+def texts(place: Place) -> Mapping[Path, str]:
     values = {"name": place.name}
     return {
         place.problem: template("problem.txt", values),
         place.seed: template("seed.txt", values),
-        place.config: config_text(place, about=f"{place.name}: runs as it is.", variant="bf16", tuner=gpu),
+        place.config: config_text(place, about=f"{place.name}: runs as it is.", variant="bf16"),
     }

@@ -65,7 +65,9 @@ def open_pool(
         "gpu": name,
         "rehearse": workload_to(smallest) if smallest is not None else None,
     }
-    return Pool(opening=opening, environment={"CUDA_VISIBLE_DEVICES": name}, entry=entry, preload=preload)
+    # A baseline in files of the user's own is a Triton kernel: imported once here, not by every process anew.
+    more = ("triton",) if problem.parts and preload == PRELOAD else ()
+    return Pool(opening=opening, environment={"CUDA_VISIBLE_DEVICES": name}, entry=entry, preload=(*preload, *more))
 
 
 class GpuDevice:
