@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from evolve import judging
-from evolve.adopt import plain
+from evolve.adopt import model, plain
 from evolve.adopt.evaluator import Draft
 from evolve.adopt.observe import Named, observe
 from evolve.adopt.place import Place, config_text, free
@@ -19,9 +19,12 @@ from evolve.adopt.rewrite.reading import File
 from evolve.adopt.rewrite.seed import seed_of
 from evolve.errors import UsageError
 from evolve.judge.backends import gpu_present
+from evolve.judge.fitness import unfit
+from evolve.problem import load_problem
 from evolve.terminal import adopted
 from evolve.types import Evaluation, Verdict
 
+MAILBOX = "the mailbox (or a model, if you put {member: openai, model: ...} there)"
 SLOWER = 1.02  # a seed beyond this is reported
 
 
@@ -45,9 +48,39 @@ def make(order: Order, console: Console) -> int:
     place = free(order.name, seed=order.model is None)
     if order.kernel and order.reference:
         return _adopt(place, Named.of(order.kernel, "--kernel"), Named.of(order.reference, "--reference"), console)
+    if order.model:
+        return _read(place, order.model, console)
     place.write(plain.texts(place))
     adopted.written([place.problem, place.seed, place.config], console)
     adopted.say("They compute an RMS norm and run as they are; every field says what to put there instead.", console)
+    adopted.following(place.problem, place.config, console)
+    return 0
+
+
+def _read(place: Place, path: Path, console: Console) -> int:
+    """A model: no seed, so the council drafts the first kernel."""
+    with console.status("Running the model"):
+        observed = model.observe(path)
+    config = config_text(
+        place,
+        about=f"{path.name}: begins without a kernel. Whoever answers {MAILBOX} drafts the first one.",
+        variant="fp32",
+        seed=False,
+        council="[{member: mailbox, weight: 3}, rules]",
+    )
+    place.write({place.problem: model.text(place, path, observed), place.config: config})
+    adopted.found(
+        [(r["name"], r["role"], "weight" if r["weight"] else "input") for r in observed["arguments"]], console
+    )
+    notes = [f"inputs of kind {name} are left out: {why}" for name, why in observed["left_out"].items()]
+    if not observed["interpreted"]:
+        notes.append("no size of it is small enough for the interpreter: it can be judged on a GPU only")
+    adopted.notes(notes, console)
+    adopted.written([place.problem, place.config], console)
+    why = unfit(load_problem(place.problem), load_problem(place.problem).variant("fp32"))
+    if why and observed["interpreted"]:
+        adopted.say(f"\nNot fit for use yet: {why}", console, "bold red")
+        return 1
     adopted.following(place.problem, place.config, console)
     return 0
 

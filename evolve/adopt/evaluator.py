@@ -85,11 +85,11 @@ class Draft:
                 "kernel_file": self.path(self.kernel.path),
                 "reference": f"{self.path(self.reference.path)}:{self.reference.function}",
                 "reference_file": self.path(self.reference.path),
-                "in_place": f", in_place={_tuple(self._in_place())}" if self._in_place() else "",
-                "names": _tuple(o["names"]),
-                "varied": f", varied={_tuple(self._varied())}" if self._varied() else "",
+                "in_place": f", in_place={tuple_text(self._in_place())}" if self._in_place() else "",
+                "names": tuple_text(o["names"]),
+                "varied": f", varied={tuple_text(self._varied())}" if self._varied() else "",
                 "varied_said": " Those in `varied` are drawn at random." if self._varied() else "",
-                "inputs": _tuple(self.inputs),
+                "inputs": tuple_text(self.inputs),
                 "parameters": ", ".join(self.named(n) + ": Any" for n in self.inputs),
                 "outputs": "\n".join(self._outputs()),
                 "reference_call": self._reference_call(),
@@ -97,10 +97,10 @@ class Draft:
                 "original": "\n".join(self._original()),
                 "arguments": "\n".join(self._arguments()),
                 "variants": "\n".join(self._variants()),
-                "workloads": "\n".join(_workload(w) for w in o["workloads"]),
-                "interpreted": "\n".join(_workload(w) for w in o["interpreted"]),
+                "workloads": "\n".join(workload_text(w) for w in o["workloads"]),
+                "interpreted": "\n".join(workload_text(w) for w in o["interpreted"]),
                 "derived_said": "; check and held-out ones were derived from the first" if o["derived"] else "",
-                "families": _tuple(o["families"]),
+                "families": tuple_text(o["families"]),
                 "families_said": _left_out(o["left_out"]),
                 "starts": self._starts(),
                 "bytes": "\n".join(self._bytes()),
@@ -200,7 +200,7 @@ class Draft:
         if read:
             yield '    made = given(workload, "meta", 0)'
         terms = [f"own.nbytes({', '.join(f'made[{n!r}]' for n in read)})".replace("'", '"')] if read else []
-        terms.append(f"own.written(outputs(workload), {_tuple(counted)})")
+        terms.append(f"own.written(outputs(workload), {tuple_text(counted)})")
         yield f"    return {' + '.join(terms)}"
 
     def _bytes_said(self) -> str:
@@ -284,12 +284,12 @@ def _mentions(text: str, name: str) -> bool:
     return re.search(rf"\b{re.escape(name)}\b", text) is not None
 
 
-def _tuple(names: Sequence[str]) -> str:
+def tuple_text(names: Sequence[str]) -> str:
     inside = ", ".join(f'"{n}"' for n in names)
     return f"({inside}{',' if len(names) == 1 else ''})"
 
 
-def _workload(row: Mapping[str, Any]) -> str:
+def workload_text(row: Mapping[str, Any]) -> str:
     params = "{" + ", ".join(f'"{k}": {_literal(v)}' for k, v in row["params"].items()) + "}"
     more = f', role="{row["role"]}"' if row["role"] != "time" else ""
     more += f', mode="{row["mode"]}"' if row["mode"] != "cold" else ""

@@ -19,7 +19,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from evolve.errors import ProblemError
@@ -83,7 +82,7 @@ def load(here: str | Path, target: str) -> tuple[ModuleType, Any]:
 # --- Inputs -----------------------------------------------------------------------------------------------------------
 
 
-class _Elsewhere(TorchFunctionMode):
+class Elsewhere(TorchFunctionMode):
     """Tensors are made where they are asked for, whatever device the user's file names."""
 
     def __init__(self, device: str) -> None:
@@ -100,7 +99,23 @@ class _Elsewhere(TorchFunctionMode):
             args = (args[0], self.device, *args[2:])
         if given.get("device") is not None:
             given["device"] = self.device
+        if self.device.type == "meta":
+            given.pop("generator", None)  # nothing is drawn
         return func(*args, **given)
+
+
+@contextmanager
+def generators(device: str) -> Iterator[None]:
+    """Files make a torch.Generator for the device that they are asked for, and there is none for meta."""
+    if device != "meta":
+        yield
+        return
+    real = torch.Generator
+    torch.Generator = lambda device="cpu": real("cpu")  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        torch.Generator = real  # type: ignore[misc]
 
 
 def inputs(
@@ -138,8 +153,11 @@ def _made(file: ModuleType, workload: Workload, device: str, random_seed: int) -
     try:
         return _drawn(file, workload, "meta", random_seed)
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
-        pass  # as a rule a torch.Generator, of which meta has none
-    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes without memory, and a CPU that it can ask for a generator
+        pass
+    # Shapes without memory on a CPU that answers everything. It is imported late: that takes seconds.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
         made = _drawn(file, workload, "cpu", random_seed)
     return _each(made, _shadow)
 
@@ -148,7 +166,7 @@ def _drawn(file: ModuleType, workload: Workload, device: str, random_seed: int) 
     """Their own random state is theirs; the process's is put back."""
     sizes = Sizes(workload)
     there = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=there), torch.device(device), _Elsewhere(device):
+    with torch.random.fork_rng(devices=there), torch.device(device), Elsewhere(device), generators(device):
         torch.manual_seed(random_seed)
         if hasattr(file, "make_inputs"):
             return file.make_inputs(sizes, device, random_seed)
@@ -266,6 +284,13 @@ def nbytes(*tensors: Any) -> float:
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     return list(inspect.signature(function).parameters.values())
+
+
+def not_compiled(workload: Workload) -> str | None:
+    """Where torch.compile is no baseline."""
+    if not torch.cuda.is_available():
+        return "torch.compile is compared on a GPU"
+    return "torch.compile is compared on timed workloads" if workload.role == "check" else None
 
 
 # --- Comparing --------------------------------------------------------------------------------------------------------

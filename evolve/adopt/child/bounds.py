@@ -21,9 +21,11 @@ from evolve.judge.compare import compare, norm_error
 from evolve.problem import Codes, Custom, Exact, Norm
 from evolve.types import Json
 
+Bounds = tuple[float, float, float]
 # dtype -> (strict, at most, ceiling): what rounding alone costs, twice that, and where it is another contract.
-HALF = {"float16": (4e-4, 8e-4, 4e-3), "bfloat16": (3.2e-3, 6e-3, 2e-2)}
-FULL = {"float32": (4e-6, 1e-5, 5e-5), "float64": (1e-12, 1e-11, 1e-9)}
+HALF: dict[str, Bounds] = {"float16": (4e-4, 8e-4, 4e-3), "bfloat16": (3.2e-3, 6e-3, 2e-2)}
+FULL: dict[str, Bounds] = {"float32": (4e-6, 1e-5, 5e-5), "float64": (1e-12, 1e-11, 1e-9)}
+UNSEEN = (1e-5, 2e-5, 5e-5)  # float32 that only the interpreter has computed so far
 TF32 = (1e-3, 1.2e-3, 2e-3)  # float32 through tensor cores
 ROUNDED_INSIDE = (2e-3, 4e-3, 2e-2)  # a float32 output of half-precision arithmetic
 SUBNORMALS = 8
@@ -31,35 +33,49 @@ SECONDS = 15.0  # for more than one size of each kind of inputs
 ROOM = 1.6  # over the worst error that the original was seen to make
 
 
-def comparators(trials: Sequence[Trial], outputs: Sequence[Json], rows: Sequence[Json], *, interpreted: bool) -> None:
-    """Writes `comparator` into each output. The interpreter flushes float8's subnormals, which are seven steps."""
+def comparators(
+    trials: Sequence[Trial], outputs: Sequence[Json], rows: Sequence[Json], *, interpreted: bool, dots: bool
+) -> None:
+    """Writes `comparator` into each output. What a GPU does otherwise than the interpreter is granted unseen: float32
+    products in tf32 (`dots`), approximate exponentials; and the interpreter flushes float8's subnormals."""
     half = any(
         isinstance(v, torch.Tensor) and v.dtype in (torch.float16, torch.bfloat16) for v in trials[0].given.values()
     )
     for output in outputs:
-        output["comparator"] = _comparator(output, trials, rows, half)
+        output["comparator"] = _comparator(output, trials, rows, _classes(output, half, interpreted, dots))
         if interpreted and output["dtype"].startswith("float8"):
             output["comparator"]["within"] = SUBNORMALS
 
 
-def _comparator(output: Json, trials: Sequence[Trial], rows: Sequence[Json], half: bool) -> Json:
+def _classes(output: Json, half: bool, interpreted: bool, dots: bool) -> list[Bounds]:
+    """The contracts that an output's type may stand for, the strictest first."""
+    name = output["dtype"]
+    if name in HALF:
+        return [HALF[name]]
+    first = UNSEEN if interpreted and name == "float32" else FULL.get(name, FULL["float64"])
+    if half:
+        return [first, ROUNDED_INSIDE]
+    if dots and name == "float32":
+        return [TF32] if interpreted else [first, TF32]
+    return [first]
+
+
+def _comparator(output: Json, trials: Sequence[Trial], rows: Sequence[Json], classes: Sequence[Bounds]) -> Json:
     sample = tensor_of(output, trials[0])
     if sample.dtype.itemsize == 1 and sample.dtype is not torch.bool:
         return {"kind": "codes", "within": 1}
     if not sample.is_floating_point():
         return _chosen(output, trials, rows)
     worst = max(norm_error(tensor_of(output, t), right_of(output, t).to(torch.float64)) for t in trials)
-    name = own.dtype_name(sample)
-    classes = [HALF[name]] if name in HALF else [FULL[name], *([ROUNDED_INSIDE] if half else [TF32])]
-    for strict, at_most, ceiling in classes:
+    for bounds in classes:
+        strict, at_most, ceiling = bounds
         if worst <= ceiling:
             bound = max(strict, _nice(ROOM * worst))
             found = {"kind": "norm", "strict": bound, "at_most": max(at_most, _nice(1.5 * bound)), "seen": worst}
-            second = (strict, at_most, ceiling) != classes[0]
-            return {**found, "tf32": second and not half, "rounded_inside": second and half}
+            return {**found, "tf32": bounds is TF32, "rounded_inside": bounds is ROUNDED_INSIDE}
     raise Refused(
-        f"original and reference disagree: {output['name']} is off by {worst:.2g} of its norm, and {name} explains "
-        f"{classes[-1][2]:.0e} at most. One of the two is wrong; nothing can be judged by them."
+        f"original and reference disagree: {output['name']} is off by {worst:.2g} of its norm, and {output['dtype']} "
+        f"explains {classes[-1][2]:.0e} at most. One of the two is wrong; nothing can be judged by them."
     )
 
 

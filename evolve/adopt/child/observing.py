@@ -132,7 +132,7 @@ def _concluded(runner: Runner, smaller: Smaller, trials: list[Trial], floats: Ma
     rows, fixed = roles.arguments(trials, runner)
     outputs = roles.outputs(trials, rows)
     exact = floats.get(own.FLOATS) == "bfloat16" and runner.device == "cpu"
-    bounds.comparators(trials, outputs, rows, interpreted=runner.device == "cpu")
+    bounds.comparators(trials, outputs, rows, interpreted=runner.device == "cpu", dots=_dots(runner.original))
     small = sorted(
         smaller.trials, key=lambda t: sum(v.numel() for v in t.given.values() if isinstance(v, torch.Tensor))
     )
@@ -150,6 +150,12 @@ def _concluded(runner: Runner, smaller: Smaller, trials: list[Trial], floats: Ma
         "left_out": left_out,
         "notes": smaller.notes,
     }
+
+
+def _dots(function: Any) -> bool:
+    """Whether the file multiplies in tf32, as tl.dot does in float32 unless it is told otherwise."""
+    text = Path(inspect.getfile(function)).read_text(encoding="utf-8")
+    return ".dot(" in text and "ieee" not in text and "allow_tf32=False" not in text
 
 
 def _follow(runner: Runner, small: Workload, outputs: list[Json], floats: Mapping[str, Scalar]) -> None:

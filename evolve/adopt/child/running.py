@@ -72,7 +72,7 @@ class Runner:
         return _returned(result, arguments), changed
 
     def _elsewhere(self) -> AbstractContextManager[Any]:
-        return own._Elsewhere("cpu") if self.device == "cpu" else nullcontext()
+        return own.Elsewhere("cpu") if self.device == "cpu" else nullcontext()
 
     def right(self, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any], bool]:
         """The reference in float64, as the judge calls it; in float32 where it does not take that."""

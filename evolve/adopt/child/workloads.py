@@ -22,7 +22,7 @@ def given(file: ModuleType) -> list[Workload]:
     """WORKLOADS as Workloads, as a dict by name, as a list of dicts; or, with get_inputs, the file's own constants."""
     found = getattr(file, "WORKLOADS", None)
     if found is None and hasattr(file, "get_inputs") and not hasattr(file, "make_inputs"):
-        return [Workload(name="given", params=_constants(file))]
+        return [Workload(name="given", params=constants(file))]
     if not found or not hasattr(file, "make_inputs"):
         raise Refused(
             "the reference's file needs WORKLOADS and make_inputs(workload, device, random_seed), or get_inputs()."
@@ -48,7 +48,7 @@ def _workload(name: str | None, row: Any) -> Workload:
     return Workload(name=str(called), params=params, **known)
 
 
-def _constants(file: ModuleType) -> dict[str, Scalar]:
+def constants(file: ModuleType) -> dict[str, Scalar]:
     """The numbers at module level that get_inputs (and get_init_inputs) read."""
     read: set[str] = set()
     for name in ("get_inputs", "get_init_inputs"):

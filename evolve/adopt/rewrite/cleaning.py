@@ -160,8 +160,12 @@ class Cleaning(cst.CSTTransformer):
             self.note(original_node, f"`{self.code(original_node)}` is left out: it checks on the device")
             return cst.RemoveFromParent()
         if self._guards(original_node.test):
-            self.note(original_node, f"`{self.code(original_node)}` is left out: it asks about the machine or a type")
-            return cst.RemoveFromParent()
+            self.note(original_node, f"of `{self.code(original_node)}` what asks about the machine or a type is left out")
+            kept = [new for old, new in _both(original_node.test, updated_node.test) if not self._guards(old)]
+            if not kept:
+                return cst.RemoveFromParent()
+            whole = " and ".join(self.file.module.code_for_node(k) for k in kept)
+            updated_node = updated_node.with_changes(test=cst.parse_expression(whole))
         message = updated_node.msg
         if message is not None and not isinstance(message, cst.SimpleString | cst.FormattedString):
             return updated_node.with_changes(msg=None, comma=cst.MaybeSentinel.DEFAULT)
@@ -402,6 +406,14 @@ class Cleaning(cst.CSTTransformer):
                     for m in made[:-1]
                 ] + [argument.with_changes(star="", value=cst.parse_expression(made[-1]))]
         return [argument]
+
+
+def _both(old: cst.BaseExpression, new: cst.BaseExpression) -> list[tuple[cst.BaseExpression, cst.BaseExpression]]:
+    """The parts of `a and b and c`, before and after cleaning."""
+    pair = isinstance(old, cst.BooleanOperation) and isinstance(old.operator, cst.And)
+    if pair and isinstance(old, cst.BooleanOperation) and isinstance(new, cst.BooleanOperation):
+        return [*_both(old.left, new.left), *_both(old.right, new.right)]
+    return [(old, new)]
 
 
 def _only_raises(body: cst.BaseSuite) -> bool:

@@ -192,7 +192,7 @@ def _beginning(function: cst.FunctionDef, lines: Sequence[str]) -> cst.BaseSuite
 
 
 def _free(name: str, functions: Mapping[str, Any]) -> str:
-    taken = name in allowed.UNBINDABLE or name in functions or name in allowed.MODULES or name in ("TUNE", "NUM_SMS")
+    taken = name in allowed.UNBINDABLE or name in functions or name in allowed.MODULES or name == "TUNE"
     return f"{name}_" if taken else name
 
 
@@ -206,7 +206,7 @@ class _Renaming(cst.CSTTransformer):
         super().__init__()
         tree = ast.parse(cst.Module(body=[function]).code).body[0]
         assert isinstance(tree, ast.FunctionDef)
-        self.names = {n: _free(n, functions) for n in bound_in(tree) if n != "NUM_SMS" and _free(n, functions) != n}
+        self.names = {n: _free(n, functions) for n in bound_in(tree) if _free(n, functions) != n}
         self.functions = functions
         self.attributes: set[int] = set()
 
