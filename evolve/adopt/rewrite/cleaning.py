@@ -160,7 +160,9 @@ class Cleaning(cst.CSTTransformer):
             self.note(original_node, f"`{self.code(original_node)}` is left out: it checks on the device")
             return cst.RemoveFromParent()
         if self._guards(original_node.test):
-            self.note(original_node, f"of `{self.code(original_node)}` what asks about the machine or a type is left out")
+            self.note(
+                original_node, f"of `{self.code(original_node)}` what asks about the machine or a type is left out"
+            )
             kept = [new for old, new in _both(original_node.test, updated_node.test) if not self._guards(old)]
             if not kept:
                 return cst.RemoveFromParent()
