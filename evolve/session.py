@@ -75,7 +75,7 @@ def restored(
         for observer in (parts.population, parts.council, parts.near, view):
             observer.observe(logged.event)
     parts.council.warnings()  # said when they came up
-    return Search(
+    search = Search(
         journal=journal,
         population=parts.population,
         council=parts.council,
@@ -90,6 +90,8 @@ def restored(
         in_flight=in_flight(config, bench.width),
         watch=(parts.near, view, _BestFile(journal, parts.population)),
     )
+    parts.council.told = lambda text, step: search.commit(Noted(what="resting", text=text, step=step))
+    return search
 
 
 def in_flight(config: RunConfig, width: int) -> int:

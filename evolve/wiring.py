@@ -273,7 +273,7 @@ def council(config: RunConfig, problem: Problem, folder: Path) -> Council:
         )
         for m in config.council
     ]
-    return Council(seats, weights=config.weights, random_seed=config.random_seed)
+    return Council(seats, weights=config.weights, when_resting=config.when_resting, random_seed=config.random_seed)
 
 
 def budget(config: RunConfig) -> Budget:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from evolve.config.nodes import Node, at
 from evolve.config.prices import price_of, shipped
-from evolve.config.tree import OpenAIOptions, RunConfig
+from evolve.config.tree import CommandOptions, OpenAIOptions, RunConfig
 
 _NAME = re.compile(r"[\w.:@+-]{1,60}")
 
@@ -53,6 +53,8 @@ def _council(config: RunConfig, root: Node) -> Iterator[str]:
             f"{_place(root, 'concurrency')}: {boxes} mailbox among other members and concurrency for {lanes} reply at "
             f"once, so that waiting for a person would hold up the others; let replies and steps be above {boxes}."
         )
+    if config.when_resting == "rules" and not any(m.member == "rules" and m.weight > 0 for m in config.council):
+        yield f"{_place(root, 'when_resting')}: when_resting is rules, and no rules sit in the council; add `rules`."
     if not config.seeds and all(m.member == "rules" for m in config.council):
         yield f"{where}: no seeds, and rules can only change a kernel; name a file in `seeds`, or a member that drafts."
 
@@ -78,6 +80,12 @@ def _budget(config: RunConfig, root: Node) -> Iterator[str]:
         )
     for i, member in enumerate(config.council if budget.usd is not None else ()):
         options = member.options
+        if isinstance(options, CommandOptions) and options.usd_per_call is None and member.weight:
+            yield (
+                f"{_place(root, 'council', i, 'command')}: {member.name} has no price, so a budget of ${budget.usd:g} "
+                "could not be kept. Give it `usd_per_call: 0.05`, with 0 for a program that costs nothing, or limit "
+                "steps instead of usd."
+            )
         if not isinstance(options, OpenAIOptions) or member.weight == 0:
             continue
         if price_of(options.model, options.api_base, options.price) is None:

@@ -71,6 +71,7 @@ class CommandOptions:
     command: Annotated[tuple[Text, ...], MinLen(1)]
     timeout: Number = 900.0  # seconds; then it is killed with its children
     environment: tuple[Text, ...] = ()  # names of variables that it gets beside PATH, HOME and the like
+    usd_per_call: Amount | None = None  # what a call is charged; a budget in dollars needs it, 0 where it is free
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +217,8 @@ class RunConfig:
     target: Literal["sm_80", "sm_89", "sm_90", "sm_100", "gfx942"] = "sm_90"  # what the cpu backend builds for
     council: tuple[MemberConfig, ...] = (MemberConfig(member="rules", name="rules"),)
     weights: Literal["fixed", "adaptive"] = "fixed"
+    # While nobody who reads a prompt can be asked: wait until one comes back, or let rules take the step.
+    when_resting: Literal["wait", "rules"] = "wait"
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     early_stopping_patience: Count | None = None  # steps without a better best, after which a run ends
     convergence_threshold: Amount = 0.001  # what counts as better, in score

@@ -2,7 +2,7 @@
 
 It is run where evolve is, in an environment of a few harmless variables and those that the configuration names, so that
 no other member's key reaches it. It ends with everything it started when its time is up, when the step is dropped, and
-when evolve dies (`leash.py`). What it costs is not known here, and counts as nothing.
+when evolve dies (`leash.py`). What it costs is not known here: each call counts as the YAML says.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ class CommandMember:
         command: Sequence[str],
         timeout: float = 900.0,
         environment: Sequence[str] = (),
+        usd_per_call: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._command, self._timeout = name, tuple(command), timeout
-        self._named, self._clock = tuple(environment), clock
+        self._named, self._usd, self._clock = tuple(environment), usd_per_call or 0.0, clock
         self._breaker = Breaker(clock)
 
     @property
@@ -84,7 +85,14 @@ class CommandMember:
                 self._breaker.succeeded()
             seconds = max(0.0, self._clock() - began)
             model = os.path.basename(self._command[0])
-            return Reply(member=self._name, text=self._clean(text), model=model, finish_reason=why, seconds=seconds)
+            return Reply(
+                member=self._name,
+                text=self._clean(text),
+                model=model,
+                finish_reason=why,
+                seconds=seconds,
+                cost_usd=self._usd,  # of failed calls as well: nobody knows how far they came
+            )
         finally:
             self._breaker.left()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -62,7 +63,12 @@ def fits(kind: str, draw: Draw) -> bool:
 
 class Council:
     def __init__(
-        self, members: Sequence[Seat], *, weights: Literal["fixed", "adaptive"] = "fixed", random_seed: int
+        self,
+        members: Sequence[Seat],
+        *,
+        weights: Literal["fixed", "adaptive"] = "fixed",
+        when_resting: Literal["wait", "rules"] = "wait",
+        random_seed: int,
     ) -> None:
         names = [seat.name for seat in members]
         if twice := next((n for n in names if names.count(n) > 1), None):
@@ -70,13 +76,15 @@ class Council:
         self.seats = {seat.name: seat for seat in members if seat.weight > 0}
         if not self.seats:
             raise ConfigError("council: no member has a weight above 0, so nobody would ever be asked.")
-        self.random_seed = random_seed
+        self.random_seed, self.when_resting = random_seed, when_resting
         self.weights: Weights = Adaptive() if weights == "adaptive" else Fixed()
         self.standings = Standings(self.weights, frozenset(self.seats))
         watching = (getattr(seat.member, "observe", None) for seat in self.seats.values())
         self._observers: list[Callable[[Event], None]] = [observe for observe in watching if observe]
         self._said: list[str] = []
         self._absent: set[str] = set()  # members whose absence was said
+        self._paused_until = 0.0
+        self.told: Callable[[str, int], None] | None = None  # who puts a pause on record
 
     # --- Choosing -------------------------------------------------------------------------------------------------
 
@@ -103,7 +111,15 @@ class Council:
             except MemberUnavailable as absent:
                 if absent.again_in is None:
                     raise
+                self._pause(absent, draw.step)
                 await asyncio.sleep(absent.again_in)
+
+    def _pause(self, absent: MemberUnavailable, step: int) -> None:
+        """Said at once: while everyone waits no verdict comes with which it could be said. One rest, one sentence."""
+        now = time.monotonic()
+        if now >= self._paused_until and self.told:
+            self.told(f"The run pauses where it needs a reply, and goes on in {absent.again_in:.0f} s. {absent}", step)
+        self._paused_until = max(self._paused_until, now + (absent.again_in or 0.0))
 
     async def _ask(self, member: str, draw: Draw, prompt: Prompt) -> Reply:
         reasons = []
@@ -128,12 +144,13 @@ class Council:
 
     def _line(self, first: str, draw: Draw, prompt: Prompt) -> list[Seat]:
         """The member itself, then who might take its place, by weight. The prompt is written, so whoever reads none
-        cannot stand in for one who does, nor the other way round."""
+        cannot stand in for one who does, nor the other way round; but rules may, at last, where the YAML says so."""
         others = [s for n, s in self.seats.items() if n != first and s.prompted == (prompt.kind != RULE)]
         random.Random(f"{self.random_seed}/{draw.step}/line").shuffle(others)
         others.sort(key=lambda s: -s.weight)
         own = [self.seats[first]] if first in self.seats else []  # a resumed run may have lost it from its YAML
-        return own + others
+        rules = self.when_resting == "rules" and prompt.kind != RULE and draw.parent is not None
+        return own + others + [s for s in self.seats.values() if rules and not s.prompted]
 
     def _say_absent(self, reasons: list[tuple[str, str]], step: int, *, instead: str | None) -> None:
         fresh = [reason for reason in reasons if reason[0] not in self._absent]

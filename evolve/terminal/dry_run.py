@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from evolve.config import MemberConfig, OpenAIOptions, Price, RunConfig, flat
+from evolve.config import CommandOptions, MemberConfig, OpenAIOptions, Price, RunConfig, flat
 from evolve.config.prices import price_of
 from evolve.types import Prompt
 
@@ -49,6 +49,8 @@ def costs(config: RunConfig, prompt: Prompt, prices: Mapping[str, Price]) -> dic
 def _cost(member: MemberConfig, share: float, tokens_in: int, prices: Mapping[str, Price]) -> Cost:
     if member.member in OFFLINE:
         return Cost(share=share)
+    if isinstance(member.options, CommandOptions) and (each := member.options.usd_per_call) is not None:
+        return Cost(share=share, tokens_in=tokens_in, tokens_out=None, tokens_out_most=None, usd=each, usd_most=each)
     if not isinstance(member.options, OpenAIOptions):
         return Cost(share=share, tokens_in=tokens_in, tokens_out=None, tokens_out_most=None, usd=None, usd_most=None)
     most = member.options.max_tokens

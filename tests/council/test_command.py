@@ -73,6 +73,13 @@ async def test_prompt_in_reply_out() -> None:
     assert reply.model.startswith("python")
 
 
+async def test_each_call_is_charged_as_the_yaml_says() -> None:
+    for code, text in (("print('x')", "x\n"), ("raise SystemExit(1)", "")):
+        member = CommandMember(name="agent", command=(sys.executable, "-I", "-S", "-c", code), usd_per_call=0.05)
+        reply = await ask(member)
+        assert (reply.text, reply.cost_usd) == (text, 0.05)
+
+
 async def test_a_long_prompt_meets_one_who_does_not_read() -> None:
     long = "x" * 3_000_000
     assert (await ask(program("print('done')"), long)).text == "done\n"

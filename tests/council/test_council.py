@@ -224,6 +224,31 @@ async def test_nobody_available_is_said_with_every_reason() -> None:
         await council(a, seat("rules", kinds={"rule": 1.0})).ask("a", BARE, PROMPT)
 
 
+async def test_a_pause_is_said_once_and_at_once() -> None:
+    state: list[Any] = [MemberUnavailable("resting", again_in=0.05)] * 4 + [Reply(member="a", text="back")] * 2
+    alone, said = council(seat("a", act=lambda: state.pop(0))), []
+    alone.told = lambda text, step: said.append((text, step))
+    replies = await asyncio.gather(alone.ask("a", BARE, PROMPT), alone.ask("a", replace(BARE, step=2), PROMPT))
+    assert [r.text for r in replies] == ["back", "back"]
+    assert said[0] == (
+        "The run pauses where it needs a reply, and goes on in 0 s. Nobody in the council can be asked for step 1. "
+        '"a" is unavailable: resting.',
+        1,
+    )
+    assert len(said) <= 2, "two rests, each said once"
+
+
+async def test_rules_take_the_step_where_the_yaml_says_so() -> None:
+    def asked(**options: Any) -> Any:
+        away = seat("away", act=lambda: MemberUnavailable("rests", again_in=1.0))
+        rules = seat("rules", kinds={"rule": 1.0})
+        return Council([away, rules], random_seed=1, **options)._ask("away", BARE, PROMPT)
+
+    assert (await asked(when_resting="rules")).member == "rules"
+    with pytest.raises(MemberUnavailable, match="rests"):
+        await asked()
+
+
 async def test_a_member_that_left_the_yaml_is_replaced() -> None:
     assert (await council(seat("b")).ask("a", BARE, PROMPT)).member == "b"
 

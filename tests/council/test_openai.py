@@ -398,6 +398,20 @@ def test_a_dollar_budget_needs_prices(member: str, fine: bool) -> None:
     assert "2026-03-21" in str(caught.value)
 
 
+def test_a_dollar_budget_needs_the_price_of_a_program_too() -> None:
+    def load(budget: str, price: str = "", resting: str = "wait") -> Any:
+        text = f"problem: p\nseeds: [s]\nbudget: {budget}\nwhen_resting: {resting}\ncouncil:\n"
+        text += f"  - {{member: command, command: [claude, -p]{price}}}\n"
+        return parse_config(text, "x.yaml", check_files=False)
+
+    load("{steps: 5}")
+    load("{usd: 5}", ", usd_per_call: 0")
+    with pytest.raises(ConfigError, match=r"x\.yaml:6.*claude has no price.*usd_per_call: 0\.05"):
+        load("{usd: 5}")
+    with pytest.raises(ConfigError, match=r"x\.yaml:4.*no rules sit in the council"):
+        load("{steps: 5}", resting="rules")
+
+
 # --- Many -------------------------------------------------------------------------------------------------------------
 
 MIXED = {

@@ -56,14 +56,15 @@ def test_dollars_follow_price_share_and_length() -> None:
 
 
 def test_a_price_table_fills_in_and_a_missing_price_is_named() -> None:
-    config = config_of("council: [{member: openai, model: gpt-5}, {member: command, command: [agent]}]")
+    agent = "{member: command, command: [agent], usd_per_call: 0.5}"
+    config = config_of(f"council: [{{member: openai, model: gpt-5}}, {agent}, {{member: 'a.b:Own'}}]")
     members = costs(config, PROMPT, {})
     assert members["gpt-5"].usd == pytest.approx((2000 * 1.25 + REPLY_TOKENS * 10) / 1e6), "from the table that ships"
     other = config_of("council: [{member: openai, model: m}]", budget="{steps: 1}")
     assert costs(other, PROMPT, {})["m"].usd is None
     assert costs(other, PROMPT, {"m": Price(usd_per_million_in=1, usd_per_million_out=1)})["m"].usd is not None
-    assert members["agent"].tokens is None
-    assert "usd: agent: no price, so $10 cannot be kept" in buys(config, members)[0]
+    assert (members["agent"].tokens, members["agent"].usd_most) == (None, 0.5)
+    assert "usd: Own: no price, so $10 cannot be kept" in buys(config, members)[0]
     assert "not counted" in shown(config, prompt=PROMPT)
 
 
