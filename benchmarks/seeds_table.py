@@ -152,7 +152,7 @@ HEAD = """# The seeds and what there is to beat
 Plain seeds against libraries and compilers, by `python benchmarks/seeds_table.py --out DIR --seconds N`. Times are of
 graph replays over rotating inputs, interleaved in one process; × is a contestant's time over the seed's, with its
 interval: above 1 the seed is faster. "of the roof" is the share of the ceilings measured on that very GPU. A seed runs
-at its own defaults unless "tuned" is said; then the column "seed" is the same at its defaults.
+at its own defaults unless "tuned" is said; the same at its defaults then stands beside.
 """
 
 
@@ -170,7 +170,8 @@ def markdown(found: dict[str, dict[str, Any]], troubles: dict[str, str]) -> str:
 def grid(data: dict[str, Any]) -> Iterator[str]:
     """A line a workload, a column a contestant."""
     names = list(dict.fromkeys(o["name"] for row in data["workloads"] for o in row["against"]))
-    yield "| workload | seed | of the roof | " + " | ".join(names) + " |"
+    titles = [f"{n} at its defaults" if n == "seed" else n for n in names]
+    yield f"| workload | seed{', tuned' if data['tuned'] else ''} | of the roof | {' | '.join(titles)} |"
     yield "|" + "---|" * (3 + len(names))
     for row in data["workloads"]:
         by_name = {o["name"]: o for o in row["against"]}

@@ -83,7 +83,7 @@ def bench(order: Order, each: Told = lambda row: None) -> Result:
 def bench_of(order: Order) -> Iterator[Bench]:
     """A judge that stands ready and has ruled on the candidate; what it passed can be compared, more than once."""
     asked = judging.wanted(_as_judged(order))
-    problem = judging.narrowed(wiring.problem(asked.config), order.workloads)
+    problem = _shown(judging.narrowed(wiring.problem(asked.config), order.workloads))
     names, with_seed = chosen(problem, order.against)
     tuner = asked.config.tuner
     tuner = replace(tuner, enabled=order.tune is not None and not asked.chosen, seconds=order.tune or tuner.seconds)
@@ -195,6 +195,11 @@ def _as_judged(order: Order) -> judging.Order:
         parameters=module.parameters,
         timed=module.workloads,
     )
+
+
+def _shown(problem: Problem) -> Problem:
+    """Without the held-out workloads, which nobody is compared on: calibration need not measure them."""
+    return replace(problem, workloads=tuple(w for w in problem.workloads if w.role != "held_out"))
 
 
 def _fresh(job: Job) -> Job:

@@ -33,16 +33,12 @@ def draw(data: Data) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
         f"<style>{STYLE}</style>",
         _text(12, 20, title, "h"),
-        _text(12, 38, f"{data['device']}{' (modelled)' if _modelled(data) else ''}", "dim"),
-        *_bars(rows),
+        _text(12, 38, data["device"], "dim"),
+        *_bars(rows, modelled=any(row["modelled"] for row in data["workloads"])),
         *_roofline(data["workloads"], top=bars + 40, width=width),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
-
-
-def _modelled(data: Data) -> bool:
-    return any(row["modelled"] for row in data["workloads"])
 
 
 def _text(x: float, y: float, text: str, style: str = "", anchor: str = "start") -> str:
@@ -58,7 +54,7 @@ def _ratios(data: Data) -> Iterator[tuple[str, Data]]:
     yield from ((f"mean / {row['name']}", row) for row in data["geomean"])
 
 
-def _bars(rows: Sequence[tuple[str, Data]]) -> Iterator[str]:
+def _bars(rows: Sequence[tuple[str, Data]], *, modelled: bool) -> Iterator[str]:
     """On a logarithmic scale, on which twice as fast and half as fast are equally far from 1."""
     reach = max([abs(math.log(edge)) for _, r in rows for edge in (r["ratio_low"], r["ratio_high"])] + [math.log(1.2)])
 
@@ -77,7 +73,8 @@ def _bars(rows: Sequence[tuple[str, Data]]) -> Iterator[str]:
         yield f'<rect x="{first:.1f}" y="{y - 5:.1f}" width="{last - first:.1f}" height="10" class="{style} bar"/>'
         yield f'<line x1="{at(low):.1f}" x2="{at(high):.1f}" y1="{y:.1f}" y2="{y:.1f}" class="{style} range"/>'
         yield f'<circle cx="{at(row["ratio"]):.1f}" cy="{y:.1f}" r="3" class="{style}"/>'
-        yield _text(LEFT + BARS + 8, y + 4, f"{row['ratio']:.3f} × [{low:.3f}, {high:.3f}]")
+        span = "(modelled)" if modelled else f"[{low:.3f}, {high:.3f}]"
+        yield _text(LEFT + BARS + 8, y + 4, f"{row['ratio']:.3f} × {span}")
     for ratio in (math.exp(-reach), 1.0, math.exp(reach)):
         yield _text(at(ratio), bottom + 16, f"{ratio:.2g} ×", "dim", "middle")
 
@@ -105,7 +102,7 @@ def _roofline(rows: Sequence[Data], *, top: float, width: float) -> Iterator[str
         clipped = min(max(value, bottom), peak)
         return top + ROOF_HEIGHT * (1 - math.log(clipped / bottom) / math.log(peak / bottom))
 
-    yield _text(12, top - 12, "roofline: TFLOP/s over FLOP per byte that must move", "h")
+    yield _text(12, top - 12, "roofline: TFLOP/s over FLOP per byte that must move; grey: the others", "h")
     yield f'<rect x="{left}" y="{top}" width="{right - left}" height="{ROOF_HEIGHT}" class="frame"/>'
     for gbs, tflops in sorted(ridges):
         first = max(low, bottom * 1e3 / gbs)
@@ -119,6 +116,6 @@ def _roofline(rows: Sequence[Data], *, top: float, width: float) -> Iterator[str
         yield f'<circle cx="{x(at):.1f}" cy="{y(row["tflops"]):.1f}" r="4.5" class="candidate"/>'
         yield _text(x(at) + 7, y(row["tflops"]) + 4, row["workload"], "dim")
     for value in (low, math.sqrt(low * high), high):
-        yield _text(x(value), top + ROOF_HEIGHT + 16, f"{value:.3g}", "dim", "middle")
+        yield _text(x(value), top + ROOF_HEIGHT + 16, f"{value:.4g}", "dim", "middle")
     for value in (bottom, peak):
-        yield _text(left - 6, y(value) + 4, f"{value:.3g}", "dim", "end")
+        yield _text(left - 6, y(value) + 4, f"{value:.4g}", "dim", "end")
