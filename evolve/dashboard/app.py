@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -66,7 +67,7 @@ def application(shelf: Shelf) -> Starlette:
             *(Route(f"/r/{{run}}{path}", page(view)) for path, view in addresses),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        exception_handlers={Missing: _missing, HTTPException: _missing, EvolveError: _broken},
+        exception_handlers={Missing: _missing, HTTPException: _missing, EvolveError: _broken, sqlite3.Error: _broken},
     )
 
 
@@ -80,7 +81,8 @@ def _missing(request: Request, error: Exception) -> Response:
 
 
 def _broken(request: Request, error: Exception) -> Response:
-    return HTMLResponse(frame.render("fault.html", {"told": str(error), "tab": ""}), 500)
+    told = f"The journal cannot be read: {error}." if isinstance(error, sqlite3.Error) else str(error)
+    return HTMLResponse(frame.render("fault.html", {"told": told, "tab": ""}), 500)
 
 
 # --- One view an address --------------------------------------------------------------------------------------------

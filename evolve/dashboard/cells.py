@@ -6,6 +6,7 @@ that migrated from another are the population's affair and stand in no journal.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -28,21 +29,26 @@ class Places:
     axes: tuple[str, ...]
     seq: int = 0
     of: dict[int, Key] = field(default_factory=dict)
-    _same: dict[Key, Key] = field(default_factory=dict)  # a hundred thousand steps share a few dozen keys
+    _same: dict[str, Key] = field(default_factory=dict)  # a hundred thousand steps share a few dozen keys
 
     def refresh(self, journal: Journal) -> Places:
         last = journal.last_seq()
         if last > self.seq and self.axes:
-            labels = ", ".join(["json_extract(e.body, ?)"] * len(self.axes))
+            # The second path is there so that one axis gives an array too; a body is then read once for all of them.
             paths = [f'$.evaluation.traits."{axis.replace(chr(34), "")}"' for axis in self.axes]
+            marks = ", ".join("?" * (len(paths) + 1))
             found = journal.query(
-                f"SELECT s.step, {labels} FROM events e JOIN steps s ON s.step = e.step WHERE e.seq > ? AND e.seq <= ?"
-                " AND e.seq IN (s.judged_seq, s.confirmed_seq) AND s.verdict = 'PASSED' ORDER BY e.seq",
-                (*paths, self.seq, last),
+                f"SELECT s.step, json_extract(e.body, {marks}) FROM events e JOIN steps s ON s.step = e.step"
+                " WHERE e.seq > ? AND e.seq <= ? AND e.seq IN (s.judged_seq, s.confirmed_seq)"
+                " AND s.verdict = 'PASSED' ORDER BY e.seq",
+                (*paths, "$.none", self.seq, last),
             )
-            for step, *values in found:
-                key = tuple(OTHER if value is None else str(value) for value in values)
-                self.of[step] = self._same.setdefault(key, key)
+            for step, labels in found:
+                key = self._same.get(labels)
+                if key is None:
+                    values = json.loads(labels)[:-1]
+                    key = self._same[labels] = tuple(OTHER if value is None else str(value) for value in values)
+                self.of[step] = key
         self.seq = last
         return self
 

@@ -11,12 +11,13 @@ import socket
 import sys
 import threading
 import webbrowser
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from evolve.dashboard.shelf import Shelf
-from evolve.errors import UsageError
+from evolve.errors import EvolveError, UsageError
 from evolve.runs import find_run, is_run
 
 PORT = 8420
@@ -80,8 +81,7 @@ def listen(order: Order, root: Path, name: str | None) -> None:
     )  # fmt: skip
     if order.open_browser:
         threading.Timer(0.3, webbrowser.open, (address,)).start()
-    if name:
-        threading.Thread(target=_warm, args=(shelf, name), daemon=True).start()
+    threading.Thread(target=_warm, args=(shelf, name), daemon=True).start()
     try:
         uvicorn.Server(config).run(sockets=[sock])
     except KeyboardInterrupt:  # uvicorn has shut down in order and passes the signal on
@@ -111,8 +111,14 @@ def bound(host: str, port: int | None) -> socket.socket:
     raise UsageError(f"{asked}: {why}; give another --port, or 0 for a free one.")
 
 
-def _warm(shelf: Shelf, name: str) -> None:
-    """The first page of a long run need not wait for its columns."""
-    book = shelf.book(name)
-    with book.journal() as journal:
-        book.columns(journal)
+def _warm(shelf: Shelf, name: str | None) -> None:
+    """The first page of a long run need not wait for its columns, nor the first of all for the templates."""
+    from evolve.dashboard import frame
+
+    frame.environment().get_template("run.html")
+    with suppress(EvolveError, OSError):
+        latest = name or max(shelf.names(), key=shelf.changed, default=None)
+        if latest is not None:
+            book = shelf.book(latest)
+            with book.journal() as journal:
+                book.columns(journal)

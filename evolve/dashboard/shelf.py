@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,8 +66,9 @@ class Book:
                 journal.close()
 
     def columns(self, journal: Journal) -> Columns:
+        """As they are now, and stay for whoever holds them, however many pages refresh meanwhile."""
         with self.lock:
-            return self._columns.refresh(journal)
+            return copy(self._columns.refresh(journal))
 
     def keep(self, what: Any, journal: Journal, make: Callable[[], T]) -> T:
         """What `make` makes, made again only when the journal has moved on, and not for every single event."""
@@ -123,6 +125,9 @@ class Shelf:
             while len(self._books) > OPEN:
                 self._books.popitem(last=False)[1].close()
             return book
+
+    def changed(self, name: str) -> float:
+        return (self.root / name / JOURNAL).stat().st_mtime
 
     def _folders(self) -> list[Path]:
         home = self.root.resolve()
