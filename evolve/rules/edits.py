@@ -49,7 +49,7 @@ class Edits(cst.CSTTransformer):
         self._kept.append(node)
         self._expressions[id(node)] = text
 
-    def remove(self, node: cst.Param | cst.Arg) -> None:
+    def remove(self, node: cst.Param | cst.Arg | cst.BaseDictElement) -> None:
         self._kept.append(node)
         self._removed.add(id(node))
 
@@ -94,7 +94,7 @@ class Edits(cst.CSTTransformer):
 
     def on_leave(self, original_node: cst.CSTNode, updated_node: cst.CSTNode) -> object:  # type: ignore[override]
         key = id(original_node)
-        if self._removed and isinstance(original_node, cst.Parameters | cst.Call):
+        if self._removed and isinstance(original_node, cst.Parameters | cst.Call | cst.Dict):
             updated_node = self._without(original_node, updated_node)
         if key in self._expressions:
             return cst.parse_expression(self._expressions[key])
@@ -111,17 +111,26 @@ class Edits(cst.CSTTransformer):
         last = [s for text in self._after.get(key, ()) for s in self._statements(text)]
         return cst.FlattenSentinel(_with_lead([*first, *middle, *last], original_node, middle))
 
-    def _without(self, original: cst.Parameters | cst.Call, updated: cst.CSTNode) -> cst.CSTNode:
+    def _without(self, original: cst.Parameters | cst.Call | cst.Dict, updated: cst.CSTNode) -> cst.CSTNode:
         """The list without what is to go; what becomes the last item ends as the last one did."""
-        field = "params" if isinstance(original, cst.Parameters) else "args"
+        if isinstance(original, cst.Parameters):
+            updated = self._shorter(original, updated, "params", "whitespace_after_param")
+            return self._shorter(original, updated, "kwonly_params", "whitespace_after_param")
+        field = "args" if isinstance(original, cst.Call) else "elements"
+        return self._shorter(original, updated, field, "whitespace_after_arg")
+
+    def _shorter(self, original: cst.CSTNode, updated: cst.CSTNode, field: str, trailing: str) -> cst.CSTNode:
         old, new = getattr(original, field), list(getattr(updated, field))
         kept = [item for before, item in zip(old, new, strict=True) if id(before) not in self._removed]
-        if len(kept) == len(new) or not kept:
-            return updated.with_changes(**{field: kept}) if len(kept) != len(new) else updated
-        if id(old[-1]) in self._removed:
-            trailing = "whitespace_after_param" if field == "params" else "whitespace_after_arg"
-            kept[-1] = kept[-1].with_changes(comma=new[-1].comma, **{trailing: getattr(new[-1], trailing)})
-        return updated.with_changes(**{field: kept})
+        if len(kept) == len(new):
+            return updated
+        if kept and id(old[-1]) in self._removed:
+            space = {trailing: getattr(new[-1], trailing)} if hasattr(new[-1], trailing) else {}
+            kept[-1] = kept[-1].with_changes(comma=new[-1].comma, **space)
+        changes: dict[str, Any] = {field: kept}
+        if field == "kwonly_params" and not kept:
+            changes["star_arg"] = cst.MaybeSentinel.DEFAULT
+        return updated.with_changes(**changes)
 
     def _statements(self, text: str) -> list[cst.CSTNode]:
         """What is to stand there. A comment at its top belongs to its first statement, not to a file of its own."""

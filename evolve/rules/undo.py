@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import libcst as cst
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
 from evolve.rules.source import Kernel, Source, lines_of
-from evolve.rules.symbols import Scope
+from evolve.rules.symbols import Scope, identifiers
 
 REASON = "Take back {what}: the kernel is simpler without it, and what came after it may do better alone."
 OPTIONS = ("warp_specialize", "flatten", "num_stages", "loop_unroll_factor", "disallow_acc_multi_buffer")
@@ -83,27 +84,83 @@ def _drop_option(edits: Edits, move: Move) -> None:
     assert move.loop is not None
     call = Scope(edits.source, move.kernel).tree(move.loop.iter)
     assert isinstance(call, ast.Call)
+    gone = [k.value for k in call.keywords if k.arg == move.option]
     call.keywords = [k for k in call.keywords if k.arg != move.option]
     edits.expression(move.loop.iter, ast.unparse(call))
+    code = edits.source.code(move.kernel.node)
+    for name in identifiers(ast.unparse(gone[0])) & move.kernel.constexprs if gone else ():
+        if len(re.findall(rf"\b{name}\b", code)) == 2:  # its parameter, and what is gone
+            _drop_parameters(edits, move.kernel, name)
 
 
 def _drop_switch(edits: Edits, move: Move) -> None:
     """Each `if SWITCH` gives way to its `else`, and the parameter goes."""
     source = edits.source
-    for line in lines_of(move.kernel.node.body):
-        if isinstance(line, cst.If) and source.code(line.test) == move.switch:
-            edits.replace(line, _otherwise(source, line))
-    for param in move.kernel.node.params.params:
-        if param.name.value == move.switch:
+    for line in _branches(source, move):
+        edits.replace(line, _otherwise(source, line))
+    whole = _words(source.code(move.kernel.node))
+    gone = sum(
+        (_words(source.code(x)) - _words(_otherwise(source, x)) for x in _branches(source, move)), Counter[str]()
+    )
+    others = sorted(move.kernel.constexprs - {move.switch} - set(source.tunables))
+    alone = [name for name in others if whole[name] > 1 and whole[name] - gone[name] == 1]  # it served that path alone
+    _drop_parameters(edits, move.kernel, move.switch, *alone)
+
+
+def _branches(source: Source, move: Move) -> list[cst.If]:
+    lines = lines_of(move.kernel.node.body)
+    return [x for x in lines if isinstance(x, cst.If) and source.code(x.test) == move.switch]
+
+
+def _drop_parameters(edits: Edits, kernel: Kernel, *names: str) -> None:
+    """The kernel's parameters, what the launches give them, and on the host whatever served nothing else."""
+    source = edits.source
+    for param in kernel.node.params.params:
+        if param.name.value in names:
             edits.remove(param)
+    left = _words(source.code(source.entry))
     for launch in source.launches:
-        if launch.kernel == move.kernel.name:
-            given = [a for a in launch.call.args if a.keyword is not None and a.keyword.value == move.switch]
-            if not given and move.switch in launch.arguments:
-                raise No(f"`{move.switch}` is given by position.")
+        if launch.kernel == kernel.name:
+            given = [a for a in launch.call.args if a.keyword is not None and a.keyword.value in names]
+            by_place = set(names) & set(launch.arguments) - {a.keyword.value for a in given if a.keyword is not None}
+            if by_place:
+                raise No(f"`{min(by_place)}` is given by position.")
             for arg in given:
                 edits.remove(arg)
-    _drop_unused(edits, move.switch)
+                left -= _words(source.code(arg).rstrip(","))
+    for name in names:  # the switch first, because what it was made of may have served it alone
+        for line in _made(source, name):
+            if left[name] == 1:
+                edits.replace(line, "")
+                left -= _words(source.code(line.body[0]))
+    _drop_tunables(edits, left)
+
+
+def _words(text: str) -> Counter[str]:
+    return Counter(re.findall(r"[A-Za-z_]\w*", text))
+
+
+def _drop_tunables(edits: Edits, left: Counter[str]) -> None:
+    """Keyword-only parameters that nothing in the entry reads any longer, and their place in TUNE."""
+    source = edits.source
+    before = _words(source.code(source.entry))
+    for param in source.entry.params.kwonly_params:
+        name = param.name.value
+        if before[name] > 1 and left[name] == 1:
+            edits.remove(param)
+            for element in source.tune.elements if source.tune is not None else ():
+                if isinstance(element, cst.DictElement) and source.code(element.key).strip("\"'") == name:
+                    edits.remove(element)
+
+
+def _made(source: Source, name: str) -> list[cst.SimpleStatementLine]:
+    return [
+        line
+        for line in lines_of(source.entry.body)
+        if isinstance(line, cst.SimpleStatementLine)
+        and isinstance(line.body[0], cst.Assign)
+        and source.code(line.body[0].targets[0].target) == name
+    ]
 
 
 def _otherwise(source: Source, line: cst.If) -> str:
@@ -112,21 +169,6 @@ def _otherwise(source: Source, line: cst.If) -> str:
     if isinstance(line.orelse, cst.If):
         raise No("The switch has an `elif`.")
     return "".join(source.module.code_for_node(x) for x in line.orelse.body.body)
-
-
-def _drop_unused(edits: Edits, name: str) -> None:
-    """The host's line that made the switch, where nothing else reads it."""
-    source = edits.source
-    words = re.findall(rf"\b{name}\b", source.code(source.entry))
-    made = [
-        line
-        for line in lines_of(source.entry.body)
-        if isinstance(line, cst.SimpleStatementLine)
-        and isinstance(line.body[0], cst.Assign)
-        and source.code(line.body[0].targets[0].target) == name
-    ]
-    if len(made) == 1 and len(words) == 3:  # made, and `name=name` in the launch
-        edits.replace(made[0], "")
 
 
 RULE = Rule(name="undo", reason=REASON.format(what="an earlier move"), rewrite=rewrite, weight=0.4)
