@@ -45,7 +45,13 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "epilogue subtiling",
         "warp specialization",
     ),
-    "layernorm_residual": ("persistent grid", "loads before the loop", "pipelining depth"),
+    "layernorm_residual": (
+        "unmasked rows",
+        "streaming loads",
+        "persistent grid",
+        "loads before the loop",
+        "pipelining depth",
+    ),
     "paged_decode": ("wider space", "split keys", "scale in the exponent"),
     "attention": (
         "tensor descriptors",

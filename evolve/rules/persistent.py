@@ -107,6 +107,8 @@ def _loop(edits: Edits, kernel: Kernel, pid: Bind, var: str, tiles: str) -> None
         if spelled is None:
             raise No("The program id is written in a way that the rule does not follow.")
         body = text.replace(spelled, var) + body
+    # A loop's variable is a plain number under the interpreter, which has no methods.
+    body = re.sub(rf"\b{var}\.to\((tl\.\w+)\)", rf"tl.cast({var}, \1)", body)
     edits.replace(pid.line, head + textwrap.indent(body, "    "))
     for line in rest:
         edits.replace(line, "")

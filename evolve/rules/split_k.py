@@ -22,6 +22,10 @@ REASON = (
     "Split K over several programs a tile where the output has fewer tiles than the chip has SMs, and add the parts in "
     "a second kernel: idle SMs then share the work."
 )
+ATOMIC = (
+    "Split K over several programs a tile where the output has fewer tiles than the chip has SMs, and let each add its "
+    "part to the zeroed output by atomics: idle SMs share the work, and no second kernel reads parts again."
+)
 SUM = """\
 @triton.jit
 def {kernel}(parts_ptr, out_ptr, count, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
@@ -38,6 +42,12 @@ TILE, SMS = 128, 132  # what the largest tiles leave to a chip of this size, whe
 
 
 def rewrite(source: Source, context: Context) -> Applied:
+    if any(str(w.params.get("dtype")) == "int8" for w in context.workloads):
+        raise No("Parts are added up in float32, which is not exact for sums of integers; atomics are.")
+    return split(source, context, atomic=False)
+
+
+def split(source: Source, context: Context, *, atomic: bool) -> Applied:
     _worth_it(context)
     found = dot_loop(source)
     if found.loop.start != "0" or "SPLIT" in source.code(found.kernel.node):
@@ -46,10 +56,11 @@ def rewrite(source: Source, context: Context) -> Applied:
     _only_the_sum(found, tile)
     out = _output(found, tile)
     edits = Edits(source)
-    axis = _host(edits, found, tile, out)
-    _kernel(edits, found, tile, axis)
-    edits.before(source.entry, SUM.format(kernel=source.fresh("sum_splits")))
-    return Applied(source=edits.result(), hypothesis=REASON)
+    axis = _host(edits, found, tile, out, atomic=atomic)
+    _kernel(edits, found, tile, axis, atomic=atomic)
+    if not atomic:
+        edits.before(source.entry, SUM.format(kernel=source.fresh("sum_splits")))
+    return Applied(source=edits.result(), hypothesis=ATOMIC if atomic else REASON)
 
 
 def _worth_it(context: Context) -> None:
@@ -102,7 +113,7 @@ def _output(found: DotLoop, tile: Tile) -> str:
     return name
 
 
-def _host(edits: Edits, found: DotLoop, tile: Tile, out: str) -> int:
+def _host(edits: Edits, found: DotLoop, tile: Tile, out: str, *, atomic: bool) -> int:
     source, launch = found.source, found.launch
     if launch.statement not in source.entry.body.body:
         raise No("The launch stands in a branch.")
@@ -114,23 +125,28 @@ def _host(edits: Edits, found: DotLoop, tile: Tile, out: str) -> int:
     tiles = _tiles(found) or " * ".join(atom(a) for a in grid.axes)
     lines = [
         f"{splits} = max(1, min(SPLIT_K, {PER_SM} * NUM_SMS // max(1, {tiles})))",
-        f"{parts} = {out}",
+        *(() if atomic else (f"{parts} = {out}",)),
         f"if {splits} > 1:",
-        f"    {parts} = torch.empty(({splits} * {out}.numel(),), device={out}.device, dtype=torch.float32)",
+        f"    {out} = torch.zeros({out}.shape, device={out}.device, dtype={out}.dtype)"
+        if atomic
+        else f"    {parts} = torch.empty(({splits} * {out}.numel(),), device={out}.device, dtype=torch.float32)",
     ]
     edits.before(launch.statement, "\n".join(lines) + "\n")
     edits.expression(launch.grid, f"({', '.join([*grid.axes, splits])})")
     if grid.line is not None and len(re.findall(rf"\b{source.code(launch.grid)}\b", source.code(source.entry))) == 2:
         edits.replace(grid.line, "")
-    arg = next(a for a in launch.call.args if _fills(found, a, tile.base))
-    edits.expression(arg.value, parts)
-    edits.scalar(found.kernel, launch, source.fresh("split_stride"), f"{out}.numel()")
+    if not atomic:
+        arg = next(a for a in launch.call.args if _fills(found, a, tile.base))
+        edits.expression(arg.value, parts)
+        edits.scalar(found.kernel, launch, source.fresh("split_stride"), f"{out}.numel()")
     count = source.fresh("SPLITS")
     edits.constexpr(found.kernel, launch, count, splits, "1")
     restrict(edits, found, "flatten", f"{count} == 1")  # partial tiles are staged beside the loop's own: no room
     for name, default, space in (("SPLIT_K", 8, (1, 2, 4, 8, 16, 32)), ("NUM_SMS", SMS, ())):
         if name not in source.tunables:
             edits.tunable(name, default, space)
+    if atomic:
+        return len(grid.axes)
     size = f"{out}.numel()"
     call = f"{kernel}[(triton.cdiv({size}, 1024),)]({parts}, {out}, {size}, SPLITS={splits}, BLOCK=1024)"
     edits.after(launch.statement, f"if {splits} > 1:\n    {call}\n")
@@ -152,7 +168,7 @@ def _fills(found: DotLoop, arg: cst.Arg, param: str) -> bool:
     return found.launch.call.args.index(arg) == found.kernel.params.index(param)
 
 
-def _kernel(edits: Edits, found: DotLoop, tile: Tile, axis: int) -> None:
+def _kernel(edits: Edits, found: DotLoop, tile: Tile, axis: int, *, atomic: bool) -> None:
     source, loop = found.source, found.loop
     names = [source.fresh(n) for n in ("SPLITS", "split_stride", "split", "split_steps", "first_step")]
     count, stride, split, steps, first = names
@@ -173,7 +189,7 @@ def _kernel(edits: Edits, found: DotLoop, tile: Tile, axis: int) -> None:
     else:
         new = f"{loop.head}({first} * {step}, min({loop.stop}, ({first} + {steps}) * {step}), {loop.step}{options})"
     edits.expression(loop.node.iter, new)
-    _store(edits, found, tile, f"{split} * {stride}", count)
+    _store(edits, found, tile, "" if atomic else f"{split} * {stride}", count)
 
 
 def _carried(found: DotLoop) -> list[tuple[str, str]]:
@@ -206,8 +222,13 @@ def _store(edits: Edits, found: DotLoop, tile: Tile, shift: str, count: str) -> 
     small = tile.line.body[0]
     assert isinstance(small, cst.Expr)
     assert isinstance(small.value, cst.Call)
-    first = small.value.args[0].value
-    edits.expression(first, f"{found.source.code(first)} + {shift}")
+    if shift:
+        first = small.value.args[0].value
+        edits.expression(first, f"{found.source.code(first)} + {shift}")
+    else:
+        old = found.source.code(tile.line)
+        added = old.replace("tl.store(", "tl.atomic_add(", 1)
+        edits.replace(tile.line, f"if {count} == 1:\n    {old}\nelse:\n    {added}\n")
     holder = next((x for _, x, _ in found.scope.lines if isinstance(x, cst.If) and _otherwise(x, tile.line)), None)
     if holder is not None:
         test = found.source.code(holder.test)

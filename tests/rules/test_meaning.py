@@ -70,7 +70,8 @@ def test_each_rule_keeps_the_meaning():
 
 
 UNMOVED = {
-    *("warp specialization", "epilogue subtiling", "undo", "exp2", "flattened loops"),  # these want others first
+    *("warp specialization", "epilogue subtiling", "undo", "exp2", "flattened loops", "streaming loads"),
+    *("precision", "split-K by atomics"),  # these want a contract that allows them: see test_contracts
     *(
         "scale in the exponent",
         "masked blocks apart",
