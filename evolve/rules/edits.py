@@ -32,6 +32,7 @@ class Edits(cst.CSTTransformer):
         self._removed: set[int] = set()
         self._appended: dict[int, list[str]] = {}
         self._kept: list[cst.CSTNode] = []  # ids are only good while the nodes live
+        self._touched: set[int] = set()
 
     def replace(self, line: cst.CSTNode, text: str) -> None:
         self._kept.append(line)
@@ -81,6 +82,7 @@ class Edits(cst.CSTTransformer):
             self.append(tune, f'"{name}": {tuple(space)!r}')
 
     def result(self) -> str:
+        self._touched = self.source.above(id(node) for node in self._kept)
         try:
             text = self.source.module.visit(self).code
             ast.parse(text)
@@ -91,6 +93,10 @@ class Edits(cst.CSTTransformer):
         if text == self.source.text:
             raise No("The rewrite changes nothing here.")
         return text
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        """Only the way to what changes is gone; the rest comes back as it is."""
+        return id(node) in self._touched
 
     def on_leave(self, original_node: cst.CSTNode, updated_node: cst.CSTNode) -> object:  # type: ignore[override]
         key = id(original_node)

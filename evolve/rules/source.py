@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -51,9 +51,31 @@ class Source:
     entry: cst.FunctionDef
     launches: tuple[Launch, ...]
     names: frozenset[str]  # every identifier in the file, so that new ones can stay clear of them
+    # Every rule reads the same parent: texts of nodes and their parents are found once. Ids hold as long as the module.
+    _texts: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
+    _parents: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
 
     def code(self, node: cst.CSTNode) -> str:
-        return self.module.code_for_node(node).strip()
+        found = self._texts.get(id(node))
+        if found is None:
+            found = self._texts[id(node)] = self.module.code_for_node(node).strip()
+        return found
+
+    def above(self, nodes: Iterable[int]) -> set[int]:
+        """The nodes that hold these, and these themselves."""
+        if not self._parents:
+            queue: list[cst.CSTNode] = [self.module]
+            while queue:
+                node = queue.pop()
+                for child in node.children:
+                    self._parents[id(child)] = id(node)
+                    queue.append(child)
+        found: set[int] = set()
+        for key in nodes:
+            while key not in found:
+                found.add(key)
+                key = self._parents.get(key, key)
+        return found
 
     def fresh(self, wanted: str) -> str:
         name, n = wanted, 2
