@@ -148,8 +148,28 @@ def _concluded(runner: Runner, smaller: Smaller, trials: list[Trial], floats: Ma
         "call": [*runner.call.names, *runner.call.missing],
         "families": families,
         "left_out": left_out,
-        "notes": smaller.notes,
+        "notes": [*_instead(runner.device, floats, outputs), *smaller.notes],
     }
+
+
+def _instead(device: str, floats: Mapping[str, Scalar], outputs: list[Json]) -> list[str]:
+    """What the interpreter could not run as it is."""
+    if device != "cpu":
+        return []
+    said = {
+        "float16": "bfloat16 ran as float16 here, because Triton's interpreter computes it wrongly; "
+        "a GPU judges bfloat16",
+        "bfloat16": "the original takes bfloat16 only, which Triton's interpreter computes wrongly: "
+        "it can be judged on a GPU only",
+    }
+    notes = [said[str(floats[own.FLOATS])]] if floats else []
+    coarse = [o["name"] for o in outputs if o["dtype"].startswith("float8")]
+    if coarse:
+        notes.append(
+            f"{', '.join(coarse)}: Triton's interpreter flushes float8's subnormals to zero, so codes may be 8 steps "
+            "apart here; on a GPU one"
+        )
+    return notes
 
 
 def _dots(function: Any) -> bool:
