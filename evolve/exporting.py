@@ -82,7 +82,10 @@ def export(order: Order) -> Report:
         else:
             trial = tried(draft, written, [])
             _refuse(holding.wrong(trial))
-            sentences = (_unverified(chosen, to),)
+            sentences = (
+                _unverified(chosen, to),
+                *([f"The library: {trial['library']}."] if "library" in trial else []),
+            )
         provenance["trial"] = _kept(trial)
         package.refigure(draft, written, dispatch, provenance)
         package.install(draft, to)

@@ -19,7 +19,7 @@ from string import Template
 from evolve.errors import UsageError
 from evolve.export import table
 from evolve.export.signature import Signature, name_of
-from evolve.export.source import Taken, library_source
+from evolve.export.source import Taken, library_source, own_name
 from evolve.problem import Norm, Problem, Variant
 from evolve.types import Json, Workload
 
@@ -71,6 +71,10 @@ def write(folder: Path, written: Written, dispatch: Mapping[str, Json], provenan
         (folder / f"{name}.py").write_bytes(source.encode("utf-8", "surrogatepass"))
     for name, source in taken.files.items():
         (folder / name).write_text(source, encoding="utf-8")
+    for part in written.problem.parts:  # users' files that the problem reads
+        own = Path(written.problem.path).parent / part
+        (folder / own_name(part)).write_bytes(own.read_bytes())
+        text = text.replace(part.encode(), own_name(part).encode())
     (folder / "problem.py").write_bytes(text)
     for name in PLAIN_FILES:
         (folder / name).write_text(_template(name), encoding="utf-8")

@@ -20,6 +20,11 @@ HEAD = '''"""What would run without the kernel: the library's call{gradient}, ta
 from __future__ import annotations
 
 '''
+ORIGINAL = '''def {name}(**arguments: Any) -> Any:
+    """The kernel that was there before, called as then."""
+    from .{module} import {function} as function
+
+    return function(**arguments)'''
 MARK = "declare `library=` in Problem(...): the call that people make today, written with torch alone"
 
 
@@ -116,7 +121,7 @@ class _Module:
             seen.add(name)
             if statement not in found:
                 found.append(statement)
-                waiting += _names(statement)
+                waiting += [] if _adopted(statement) else _names(statement)
         return imports, sorted(found, key=lambda s: s.lineno)
 
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str, annotation: bool) -> str:
@@ -140,10 +145,44 @@ class _Module:
             return f"from {source} import {alias.name}{renamed}"
         return f"import {alias.name}{renamed}"
 
+    def _own(self, target: str) -> tuple[str, str]:
+        """A user's file that the problem adopts, under a name that no other file of the package has; its function."""
+        path, _, function = target.rpartition(":")
+        file = own_name(path)
+        self.files[file] = (self.path.parent / path).read_text(encoding="utf-8")
+        return file.removesuffix(".py"), function
+
     def _text(self, statement: ast.stmt) -> str:
+        if adopted := _adopted(statement):
+            how, target, names = adopted
+            module, function = self._own(target)
+            if how == "Original":  # late: it is a Triton kernel, and importing the package must not need Triton
+                return ORIGINAL.format(name=names[0], module=module, function=function)
+            return f"from . import {module} as {names[0]}\nfrom .{module} import {function} as {names[1]}"
         decorators = getattr(statement, "decorator_list", [])
         first = min([statement.lineno, *(d.lineno for d in decorators)])
         return "\n".join(self.text.splitlines()[first - 1 : statement.end_lineno])
+
+
+def own_name(path: str) -> str:
+    """How it is called in a package, and when that package is written again."""
+    name = Path(path).name
+    return name if name.startswith("own_") else f"own_{name}"
+
+
+def _adopted(statement: ast.stmt) -> tuple[str, str, list[str]] | None:
+    """`NAME = own.Original(__file__, "FILE:FUNCTION")` or `FILE, NAME = own.load(...)`, as `evolve init` writes them:
+    how, the file and function, and the names."""
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Call):
+        return None
+    call, target = statement.value, statement.targets[0]
+    how = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    if how not in ("Original", "load") or ast.unparse(call.func) != f"own.{how}" or len(call.args) < 2:
+        return None
+    names = [n.id for n in (target.elts if isinstance(target, ast.Tuple) else [target]) if isinstance(n, ast.Name)]
+    value = call.args[1]
+    known = isinstance(value, ast.Constant) and isinstance(value.value, str) and len(names) == (how == "load") + 1
+    return (how, str(value.value), names) if known and isinstance(value, ast.Constant) else None
 
 
 def _binds(statement: ast.stmt) -> Iterator[str]:

@@ -50,6 +50,7 @@ def as_a_user(order: Json) -> dict[str, Json]:
 def main() -> None:
     order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     found = {"state": "imports", **as_a_user(order)}
+    sys.path.append(order["evolve"])  # where it is not installed
     from evolve.export import trying
 
     trying.run(order, found, lambda: Path(order["answer"]).write_text(json.dumps(found), encoding="utf-8"))

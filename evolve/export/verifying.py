@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import evolve
 from evolve.errors import MachineryError
 from evolve.export import holding, table, trial, winners
 from evolve.export.package import Written
@@ -170,6 +171,7 @@ def tried(
         "workloads": [workload_to(one.workload) for one in written.signature.all],
         "candidates": list(candidates),
         "answer": str(answer),
+        "evolve": str(Path(evolve.__file__).resolve().parent.parent),
     }
     paper.write_text(json.dumps(order), encoding="utf-8")
     quiet: AbstractContextManager[Any] = lease(Gpu(visible(0)).uuid, label="evolve export") if gpu else nullcontext()

@@ -70,6 +70,30 @@ def test_a_module_beside_the_problem_comes_along(tmp_path):
     assert taken.files == {"ref.py": "def right(x):\n    return x\n"}
 
 
+def test_an_adopted_kernel_comes_along_and_is_imported_late(tmp_path):
+    """As `evolve init --kernel` writes it."""
+    (tmp_path / "mine.py").write_text("import triton_that_is_not_there\n\ndef fast(*, x):\n    return x\n")
+    (tmp_path / "ref.py").write_text("def right(x):\n    return x + 1\n")
+    (tmp_path / "evaluators").mkdir()
+    body = (
+        "from typing import Any\nfrom evolve.adopt import own\n"
+        "FILE, REFERENCE = own.load(__file__, '../ref.py:right')\n"
+        "ORIGINAL = own.Original(__file__, '../mine.py:fast')\n\n"
+        "def original(x: Any) -> Any:\n    return REFERENCE(x) if x > 1 else ORIGINAL(x=x)\n\n"
+        "PROBLEM = Problem(name='p', baselines=(Baseline(name='original', call=original),))\n"
+    )
+    taken = library_source(written(tmp_path / "evaluators", body))
+    assert set(taken.files) == {"own_mine.py", "own_ref.py"}
+    package = tmp_path / "package"
+    package.mkdir()
+    for name, text in {**taken.files, "baseline.py": taken.text, "__init__.py": ""}.items():
+        (package / name).write_text(text)
+    code = "from package import baseline; print(baseline.library(2)); baseline.library(1)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "3"
+    assert "triton_that_is_not_there" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
