@@ -40,7 +40,7 @@ def bar(share: float, width: int = 160, height: int = 8, kind: str = "") -> Mark
     body += (
         f'<rect class="fill {kind}" width="{max(full * width, 1.0 if share > 0 else 0):.1f}" height="{height}" rx="2"/>'
     )
-    return _svg(width, height, body, f"{100 * share:.0f} %", "bar")
+    return _svg(width, height, body, f"{100 * share:.0f} %", "gauge")
 
 
 def parts(counts: Sequence[tuple[str, int]], width: int = 160, height: int = 8) -> Markup:

@@ -223,5 +223,11 @@ def test_the_saved_report_opens_offline(page: Any, place: Any, shelf: Path) -> N
 def test_the_saved_report_prints(page: Any, place: Any, shelf: Path) -> None:
     file = place.folder / "report.html"
     assert place.evolve("dashboard", shelf / "measured-001", "--save", file).status == 0
+    page.set_viewport_size({"width": 760, "height": 1080})  # A4 less its margins
     page.goto(file.as_uri())
+    page.wait_for_function(DRAWN)
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
     assert len(page.pdf(format="A4")) > 20_000

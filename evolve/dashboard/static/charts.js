@@ -104,8 +104,11 @@
   document.documentElement.dataset.ready = "1";
   document.addEventListener("theme", all);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);
-  addEventListener("beforeprint", all);
-  addEventListener("afterprint", all);
+  // On paper every chart is there, and light.
+  const root = document.documentElement;
+  let before;
+  addEventListener("beforeprint", () => { before = root.dataset.theme; hidden.length = 0; root.dataset.theme = "light"; document.dispatchEvent(new Event("theme")); });
+  addEventListener("afterprint", () => { if (before) root.dataset.theme = before; else delete root.dataset.theme; document.dispatchEvent(new Event("theme")); });
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; all(); } });
 })();
