@@ -21,6 +21,7 @@ import torch
 
 from evolve.errors import MachineryError
 from evolve.judge import compare, inputs
+from evolve.judge.counted import told, work_factor
 from evolve.judge.jail import Jail
 from evolve.judge.lower import argument, described
 from evolve.judge.stages import Ruling, Screened
@@ -56,6 +57,7 @@ class _Ran:
     outputs: tuple[torch.Tensor, ...]
     changed: tuple[str, ...]
     outside: tuple[str, ...]
+    counts: Mapping[str, float]
 
 
 @dataclass
@@ -100,10 +102,18 @@ def check(
         "checked_as": judged.name,
         "runs": len(cases),
         "cases": worst.rows,
+        **_counted(problem, cases, ran),
     }
     if judged is not variant:
         evidence["note"] = f"{variant.name} was checked as {judged.name}: the interpreter computes it wrongly."
     return worst.by_workload, evidence
+
+
+def _counted(problem: Problem, cases: Sequence[_Case], ran: Sequence[_Ran]) -> dict[str, Json]:
+    """What the kernels did, by workload, and what that is of the problem's own work."""
+    first = {c.workload.name: (c.workload, r.counts) for c, r in reversed(list(zip(cases, ran, strict=True)))}
+    factor = work_factor(problem, list(first.values()))
+    return {"counted": {name: dict(counts) for name, (_, counts) in first.items()}, "work_factor": factor}
 
 
 def usable() -> None:
@@ -236,7 +246,7 @@ def _read(answer: Mapping[str, Json], specs: Sequence[Mapping[str, Json]]) -> _R
         flat = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
         outputs.append(flat.reshape(spec["shape"]))
     changed, outside = (tuple(str(x)[:200] for x in answer[k][:16]) for k in ("changed", "outside"))
-    return _Ran(outputs=tuple(outputs), changed=changed, outside=outside)
+    return _Ran(outputs=tuple(outputs), changed=changed, outside=outside, counts=told(answer.get("counts")))
 
 
 # --- What it is worth -----------------------------------------------------------------------------------------------

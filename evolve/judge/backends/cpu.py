@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 from evolve.errors import MachineryError
@@ -21,9 +21,10 @@ from evolve.judge.feedback import speed_feedback
 from evolve.judge.jail import Jail, Limits
 from evolve.judge.model import Prediction, predict
 from evolve.judge.pipeline import Pipeline, Record
+from evolve.judge.plan import Plan
 from evolve.judge.points import Maker, Shot
 from evolve.judge.share import LEAST
-from evolve.judge.stages import Checked, Ready, Ruling, Target, Timed
+from evolve.judge.stages import Built, Checked, Ready, Ruling, Target, Timed
 from evolve.judge.targets import find
 from evolve.judge.traits import traits
 from evolve.judge.tune import Tuning
@@ -31,7 +32,7 @@ from evolve.judge.tuning import Sitting
 from evolve.problem import Problem, Variant
 from evolve.tuner import Key as PointKey
 from evolve.tuner import key_of
-from evolve.types import Candidate, Job, Json, Measurement, Scalar, Verdict
+from evolve.types import Candidate, Job, Json, Measurement, Scalar, Verdict, Workload
 
 # The model's own ranking is not finer than this; a smaller gain is no reason to replace the incumbent.
 CLEARLY = 1.01
@@ -50,6 +51,7 @@ class CpuDevice:
     jail: Jail  # one that interprets
     measures = False
     baselines: Mapping[str, float]  # workload -> modelled time of the seed at its defaults, in microseconds
+    work_factors: dict[str, float] = field(default_factory=dict)  # of the candidates that are here, as interpreted
 
     def check(self, ready: Ready) -> Checked:
         """At every choice of parameters that is timed: a judgement has one, a confirmation what the tuner chose."""
@@ -65,7 +67,7 @@ class CpuDevice:
         return Checked(errors=errors, evidence=evidence)
 
     def interpreted(self, ready: Ready, parameters: Mapping[str, Scalar]) -> tuple[dict[str, float], dict[str, Json]]:
-        return interpret.check(
+        errors, evidence = interpret.check(
             self.jail,
             ready.screened,
             self.problem,
@@ -73,6 +75,14 @@ class CpuDevice:
             random_seeds=ready.job.random_seeds,
             parameters=parameters,
         )
+        if factor := evidence.get("work_factor"):
+            self.work_factors.setdefault(ready.job.candidate.id, float(factor))
+        return errors, evidence
+
+    def modelled(self, ready: Ready, plan: Plan, built: Built, workload: Workload) -> Prediction:
+        """The model's word, with what the interpreter counted where the TTIR leaves something open."""
+        counted = self.work_factors.get(ready.job.candidate.id)
+        return predict(plan, built, self.target, workload, self.problem, counted=counted)
 
     def begin(self, ready: Ready, tuning: Tuning, maker: Maker) -> Sitting:
         return Modelled(self, ready)
@@ -104,7 +114,7 @@ class CpuDevice:
         """The model's word on each timed workload."""
         timed = {w.name: w for w in self.problem.of_role("time", self.variant)}
         return {
-            plan.workload: predict(plan, ready.built, self.target, timed[plan.workload], self.problem)
+            plan.workload: self.modelled(ready, plan, ready.built, timed[plan.workload])
             for plan in ready.gated.lowered.plans
             if plan.workload in timed
         }
@@ -141,7 +151,7 @@ class CpuDevice:
         return 0.0
 
     def leave(self, job: Job) -> None:
-        pass
+        self.work_factors.pop(job.candidate.id, None)
 
     def close(self) -> None:
         self.jail.close()
@@ -163,7 +173,7 @@ class Modelled:
     def _predicted(self, shot: Shot) -> float | str:
         """A point that leaves work out is no point, so that it cannot win by it."""
         device = self._device
-        prediction = predict(shot.plan, shot.built, device.target, shot.point.workload, device.problem)
+        prediction = device.modelled(self._ready, shot.plan, shot.built, shot.point.workload)
         try:
             enough(shot.workload, prediction)
         except Ruling as ruling:

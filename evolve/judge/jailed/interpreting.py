@@ -16,6 +16,7 @@ import torch
 from triton.runtime.interpreter import InterpretedFunction, InterpreterError
 
 from evolve.judge.jailed import candidate
+from evolve.judge.jailed.counting import counting
 from evolve.judge.jailed.host import unwatched, watched
 from evolve.judge.jailed.lowering import results
 from evolve.judge.jailed.words import Fault, Refused
@@ -95,7 +96,7 @@ class _Run:
         before = {key: buffer.body.clone() for key, buffer in self._inputs.items()}
         specs = self.run["outputs"]
         given = self._given(function)
-        with _interpreting(), watched("cpu", self.allocate):
+        with _interpreting(), counting() as counts, watched("cpu", self.allocate):
             loose = [t for t in given if t is not None]
             result = candidate.call(function, self.arguments, loose, self.run["parameters"])
         by_name = {a["name"]: t for a, t in zip(self.run["arguments"], self.arguments, strict=True)}
@@ -105,6 +106,7 @@ class _Run:
             "outputs": [_bytes(tensor) for tensor in outputs],
             "changed": sorted({a["name"] for a in self.run["arguments"] if a.get("storage") in changed}),
             "outside": [f"{where} of {name}" for name, buffer in self.buffers if (where := buffer.overrun())],
+            "counts": counts,
         }
 
     def _given(self, function: Callable[..., Any]) -> list[torch.Tensor | None]:
