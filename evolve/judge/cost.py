@@ -201,8 +201,16 @@ def chain_us(work: Work, target: Target, c: Constants) -> float:
         return edges + inside * each_instruction
     tensor = sum(_dot_us(dot, work, target, c) for dot in counts.dots)
     part = 1.0 if not counts.dots else c.dependent if counts.special and len(counts.dots) > 1 else c.serial
-    turn = (tensor + part * inside * each_instruction) / counts.iterations + c.sync_us
-    return edges + counts.iterations * _waited(turn, work, c)
+    turns = counts.iterations / (1.0 if counts.dots else unrolled(work))  # of the machine's loop
+    turn = (tensor + part * inside * each_instruction) / turns + c.sync_us
+    if counts.special and any(_shares_rows(dot, work) for dot in counts.dots):
+        turn *= c.meeting
+    return edges + turns * _waited(turn, work, c)
+
+
+def _shares_rows(dot: Dot, work: Work) -> bool:
+    """More groups of four warps than the tile has 64 rows: they meet at every maximum and sum of a row."""
+    return tensor_path(work.binary) == "wgmma" and warps(work) // 4 > max(1, dot.m // 64)
 
 
 def _waited(turn: float, work: Work, c: Constants) -> float:
@@ -334,13 +342,13 @@ def _fetched(work: Work, target: Target, c: Constants) -> float:
     is still in L2 as long as what all resident programs read fits there."""
     counts = work.counts
     by_argument: dict[int | None, list[float]] = {}
-    own = 0.0
+    own: dict[int | None, float] = {}
     for number, (move, size) in enumerate(zip(counts.moves, work.sizes, strict=True)):
         if move.op in LOADS and number not in work.warm:
             by_argument.setdefault(move.argument, []).append(_once(work, move, size, target, c))
-            own = max(own, move.moved_bytes * move.times * move.distinct)
+            own[move.argument] = max(own.get(move.argument, 0.0), move.moved_bytes * move.times * move.distinct)
     resident = min(counts.programs, work.occupancy.blocks * target.sms)
-    kept = own * resident * len(by_argument) < KEPT * target.l2_bytes
+    kept = sum(own.values()) * resident < KEPT * target.l2_bytes
     return sum(max(found) if kept or argument is None else sum(found) for argument, found in by_argument.items())
 
 

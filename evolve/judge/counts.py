@@ -130,7 +130,9 @@ class _Counter:
         self._block(list(self.function.body), np.ones(len(self.ids)), 0)
         chain = self.chain[self.mean_of]
         self.found.iterations = float(chain.mean())
-        self.found.longest = float(chain.max() / chain.mean()) if chain.mean() > 0 else 1.0
+        # A program that takes many tiles has long ones and short ones among them.
+        tiles = max(1.0, self.found.entered / max(1, self.found.loops))
+        self.found.longest = 1 + (float(chain.max() / chain.mean()) - 1) / tiles if chain.mean() > 0 else 1.0
         self.found.unknown = tuple(dict.fromkeys(self.unknown))
         return self.found
 
