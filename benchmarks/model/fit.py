@@ -30,7 +30,7 @@ import dataset  # noqa: E402
 from dataset import Measured  # noqa: E402
 from sources import problem_of  # noqa: E402
 
-from evolve.judge.constants import FITTED, Constants  # noqa: E402
+from evolve.judge.constants import FITTED, Constants, constants  # noqa: E402, F401
 from evolve.judge.cost import Work, timed, us_for, works_for  # noqa: E402
 from evolve.judge.stages import Target  # noqa: E402
 from evolve.judge.targets import calibrated, find  # noqa: E402
@@ -76,6 +76,18 @@ def target_of(head: Mapping[str, Any]) -> Target:
         return found
     kept = {k: measured[k] for k in ("memory_gbs", "l2_gbs", "launch_us") if measured.get(k)}
     return calibrated(found, {**kept, "tflops": {k: v for k, v in measured["tflops"].items() if k in RATES}})
+
+
+def reached(head: Mapping[str, Any]) -> dict[str, float]:
+    """Of the data sheet, what calibration measured beside the points: for chips that nobody has calibrated."""
+    measured, sheet = head.get("ceilings") or {}, find("sm_90", "NVIDIA H200")
+    if not measured:
+        return {}
+    return {
+        "reached_tensor": measured["tflops"]["bfloat16"] / sheet.tflops["bfloat16"],
+        "reached_memory": measured["memory_gbs"] / sheet.memory_gbs,
+        "reached_l2": measured["l2_gbs"] / sheet.l2_gbs,
+    }
 
 
 def fit_for_use(rows: Sequence[Measured], target: Target, most: float) -> list[Measured]:
@@ -197,7 +209,7 @@ def main() -> None:
     target = target_of(head)
     points = points_of(fit_for_use(rows, target, chosen.spread), target)
     print(f"{len(rows) - len(points)} of {len(rows)} points left out: faster than the chip, or passes too far apart")
-    start = Constants()
+    start = replace(Constants(), **reached(head))
     outside = figures(points, held_out(points, target, start, chosen.folds))
     print(f"structures held out, {chosen.folds} folds, {len(points)} points:\n{table(outside)}")
     c = fit(points, target, start)

@@ -34,8 +34,10 @@ def would_help(works: Sequence[Work], target: Target, time_us: float, cleared_us
         return ()
     work = max(works, key=lambda w: w.time_us)
     found = [Change(sentence=s, saves=(work.time_us - us) / time_us) for s, us in _tried(work, target)]
-    extra = sum(w.time_us for w in works) - work.time_us + cleared_us
-    if len(works) > 1 or cleared_us:
+    # Another launch's products have to be done wherever they are; what only moves data could be fused.
+    others = [w for w in works if w is not work]
+    extra = cleared_us + sum(w.terms.get("launch", 0.0) if w.counts.dots else w.time_us for w in others)
+    if others or cleared_us:
         sentence = "Fewer launches and memsets: all but the costliest could go."
         found.append(Change(sentence=sentence, saves=extra / time_us))
     worth = [change for change in found if change.saves >= WORTH]
@@ -94,7 +96,8 @@ def _laid_out(work: Work, target: Target) -> Iterator[tuple[str, float]]:
         yield f"Waiting for loads: {how}.", timed(deeper, target).time_us
     one = replace(work, occupancy=replace(fits, blocks=fits.blocks + 1))
     if counts.programs > full:
-        sentence = f"{fits.blocks} blocks an SM, limited by {fits.limit}: with one more, they hide each other's waits."
+        blocks = "One block" if fits.blocks == 1 else f"{fits.blocks} blocks"
+        sentence = f"{blocks} an SM, limited by {fits.limit}: with one more, they hide each other's waits."
         yield sentence, timed(one, target).time_us
 
 

@@ -123,6 +123,7 @@ class _Counter:
         self.found = Counts(programs=programs)
         self.unknown: list[str] = []
         self.chain = np.zeros(len(self.ids))  # iterations of each sampled program
+        self.entered = np.zeros(len(self.ids))  # and how often it begins a loop
 
     def run(self) -> Counts:
         for (name, _), value in zip(self.function.arguments, _spread_out(self.function, self.launch), strict=False):
@@ -130,11 +131,18 @@ class _Counter:
         self._block(list(self.function.body), np.ones(len(self.ids)), 0)
         chain = self.chain[self.mean_of]
         self.found.iterations = float(chain.mean())
-        # A program that takes many tiles has long ones and short ones among them.
-        tiles = max(1.0, self.found.entered / max(1, self.found.loops))
-        self.found.longest = 1 + (float(chain.max() / chain.mean()) - 1) / tiles if chain.mean() > 0 else 1.0
+        self.found.longest = self._longest(chain)
         self.found.unknown = tuple(dict.fromkeys(self.unknown))
         return self.found
+
+    def _longest(self, chain: NDArray[np.float64]) -> float:
+        """A program that takes many tiles has long ones and short ones among them; that it has more tiles is real."""
+        entered = self.entered[self.mean_of]
+        if not chain.mean() > 0 or not entered.mean() > 0:
+            return 1.0
+        tiles = max(1.0, entered.mean() / max(1, self.found.loops))
+        by_length = 1 + (float(chain.max() / chain.mean()) - 1) / tiles
+        return float(max(by_length, entered.max() / entered.mean()))
 
     def _argument(self, value: Argument | None, position: int) -> Value:
         if isinstance(value, bool | int):
@@ -179,7 +187,8 @@ class _Counter:
         if loads and np.array_equal(before, self.chain):  # no loop inside has counted them
             self.chain = self.chain + times * trips
             self.found.loops += 1
-            self.found.entered += float((times * (trips > 0))[self.mean_of].mean())
+            self.entered = self.entered + times * (trips > 0)
+            self.found.entered = float(self.entered[self.mean_of].mean())
         for result, (_, outer) in zip(op.results, carried, strict=False):
             start = self._get(outer)
             self.values[result] = Value(start.numbers, start.depends, start.arguments)

@@ -57,6 +57,13 @@ def test_the_seed_passes(jail, matmul, variant, seed):
     assert 0 <= max(errors.values()) <= 1
     assert evidence["checked_as"] == variant
     assert {row[1] for row in evidence["cases"]} == set(interpret.inputs.FAMILIES)
+    # 128³ in tiles of 64×64×32, each operand read by two rows or columns of tiles: exactly that is counted.
+    itemsize = 2 if variant == "fp16" else 4
+    counted = evidence["counted"]["small_even"]
+    assert counted["flops"] == 2 * 128**3
+    assert counted["loaded_bytes"] == 2 * 2 * 128 * 128 * itemsize
+    assert counted["stored_bytes"] == 128 * 128 * itemsize
+    assert (counted["programs"], evidence["work_factor"]) == (4, 1.0)
 
 
 def test_bf16_is_checked_as_its_stand_in_and_says_so(jail, matmul):

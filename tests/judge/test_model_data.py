@@ -63,3 +63,44 @@ def test_there_are_points_enough(collecting):
             points = [sources.points(s, workload, 18) for s in names]
             assert sum(map(len, points)) >= 60
             assert all(len({repr(p) for p in each}) == len(each) for each in points)
+
+
+@pytest.fixture(scope="module")
+def measured(collecting):
+    """Two workloads of the committed data set, predicted with the constants that ship."""
+    fit, dataset = importlib.import_module("fit"), importlib.import_module("dataset")
+    head, rows = dataset.load(fit.DATA)
+    target = fit.target_of(head)
+    chosen = [row for row in rows if row.key in ("matmul/4096", "attention/1k_d64")]
+    points = fit.points_of(fit.fit_for_use(chosen, target, 0.15), target)
+    return fit, rows, points, target
+
+
+def test_the_data_set_holds_enough_and_needs_nothing_built(measured):
+    _, rows, _, _ = measured
+    for key in {row.key for row in rows}:
+        own = [row for row in rows if row.key == key]
+        least = 8 if key.startswith("matmul") else 5
+        assert len(own) >= 60
+        assert len({row.structure for row in own}) >= least
+    assert len({row.key for row in rows}) == 6
+
+
+def test_what_ships_orders_what_was_measured(measured):
+    fit, _, points, target = measured
+    c = fit.constants()
+    found = fit.figures(points, {n: p.predicted_us(target, c) for n, p in enumerate(points)})
+    assert found["matmul/4096"]["spearman"] >= 0.85
+    assert found["attention/1k_d64"]["spearman"] >= 0.75
+    assert all(row["rank_of_the_best"] <= fit.TOP for row in found.values())
+
+
+def test_a_fit_finds_constants_again(measured):
+    """Times made by the model with other constants: the fit comes back to them, as far as the points tell."""
+    fit, _, points, target = measured
+    truth = fit.replace(fit.constants(), wgmma=0.9, latency_us=1.1)
+    some = points[::6]
+    made = [fit.replace(p, row=fit.replace(p.row, time_us=p.predicted_us(target, truth))) for p in some]
+    found = fit.fit(made, target, fit.constants(), names=("wgmma", "latency_us"))
+    assert found.wgmma == pytest.approx(truth.wgmma, rel=0.03)
+    assert found.latency_us == pytest.approx(truth.latency_us, rel=0.1)
