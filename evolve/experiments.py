@@ -102,8 +102,7 @@ def _experiment(
 ) -> Experiment:
     prediction = candidate.prediction if candidate else ""
     if evaluation is None or not evaluation.passed:
-        same = row.verdict == Verdict.DUPLICATE  # the compiler undid it, or it was there before
-        outcome = Outcome.WITHOUT_EFFECT if same else Outcome.NOT_MEASURED
+        outcome = Outcome.WITHOUT_EFFECT if undone(row) else Outcome.NOT_MEASURED
         return Experiment(row=row, prediction=prediction, outcome=outcome)
     wanted = claims(prediction, workloads)
     counters = _counters(journal, row) if any(c.quantity in COUNTERS for c in wanted) else {}
@@ -115,6 +114,12 @@ def _experiment(
         outcome=overall(findings),
         change=change(parent, evaluation),
     )
+
+
+def undone(row: Row) -> bool:
+    """The compiler made the same of it. A source that was there before (found in the reply, or by the screen) is no
+    experiment: its twin was."""
+    return row.verdict == Verdict.DUPLICATE and row.stage not in ("reply", "screen")
 
 
 _BODIES = """SELECT s.step, s.candidate_id, j.body, c.body FROM steps s JOIN events j ON j.seq = s.judged_seq

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from evolve import lineage
-from evolve.experiments import Experiment, notebook
+from evolve.experiments import Experiment, notebook, undone
 from evolve.experiments_held import Outcome
 from evolve.journal import Journal
 from evolve.sentences import first_line
 from evolve.types import Verdict
 
-RECENT = 300  # experiments that lessons are drawn from
+RECENT = 150  # experiments that lessons are drawn from
 MOST = 10
 LONGEST = 220  # characters of a lesson
 ALIKE = 85  # of 100: two ideas in nearly the same words are one
@@ -43,7 +43,7 @@ class Theme:
     @property
     def idle(self) -> list[Experiment]:
         """Same machine code, or the same time."""
-        return [e for e in self.tries if (e.change and not e.change.beyond) or e.row.verdict == Verdict.DUPLICATE]
+        return [e for e in self.tries if (e.change and not e.change.beyond) or undone(e.row)]
 
     @property
     def failed(self) -> list[Experiment]:
@@ -75,7 +75,7 @@ def themes(experiments: Iterable[Experiment]) -> list[Theme]:
     found: list[Theme] = []
     for one in experiments:
         words = _plain(one.idea)
-        near = process.extractOne(words, [t.words for t in found], scorer=fuzz.token_sort_ratio, score_cutoff=ALIKE)
+        near = process.extractOne(words, [t.words for t in found], scorer=fuzz.ratio, score_cutoff=ALIKE)
         if near is None:
             found.append(Theme(words=words))
         found[-1 if near is None else near[2]].tries.append(one)
@@ -83,7 +83,8 @@ def themes(experiments: Iterable[Experiment]) -> list[Theme]:
 
 
 def _plain(idea: str) -> str:
-    return re.sub(r"\d+(\.\d+)?", "#", idea.lower())
+    """Without figures and the order of words, which say nothing about whether two ideas are one."""
+    return " ".join(sorted(re.sub(r"\d+(\.\d+)?", "#", idea.lower()).split()))[:300]
 
 
 def _short(one: Experiment) -> str:
@@ -109,7 +110,7 @@ def _speed(one: Experiment) -> str:
 def _tried_here(here: Sequence[Experiment]) -> Iterator[str]:
     """Failed children stand in the prompt by themselves; here is what passed and did not help."""
     dull = [e for e in here if e.outcome is not Outcome.CONFIRMED and (e.change is None or e.change.beyond <= 0)]
-    dull = [e for e in dull if e.row.passed or e.row.verdict == Verdict.DUPLICATE]
+    dull = [e for e in dull if e.row.passed or undone(e.row)]
     for one in dull[-3:]:
         what = "changed nothing" if not one.row.passed or not one.change or not one.change.beyond else _speed(one)
         yield f"Tried on this very candidate: {_short(one)}: {what}."

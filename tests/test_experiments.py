@@ -145,6 +145,13 @@ def run(journal):
     return seed, better
 
 
+def test_a_source_that_was_there_before_is_no_experiment(journal, run) -> None:
+    twin = replace(failed(Verdict.DUPLICATE, "The same as 00001."), stage="reply")
+    plant(journal, 7, twin, run[1], idea="Something that was said before.")
+    assert notebook(journal)[-1].outcome is Outcome.NOT_MEASURED
+    assert not any("said before" in lesson for lesson in lessons(journal, run[1].id))
+
+
 def test_the_notebook_sets_each_outcome_against_its_prediction(journal, run) -> None:
     found = notebook(journal)
     assert [(e.row.step, e.outcome) for e in found] == [

@@ -35,7 +35,7 @@ def times(at: Situation, *, brief: bool = False) -> str:
         how = " (modelled)" if found.modelled else f" ({found.score_low:.3f} to {found.score_high:.3f})"
         return "\n".join([f"Its score is {found.score:.3f}{how}.", *(_timing(t, brief) for t in at.timings)])
     baselines = sorted({t.measured.baseline.removesuffix(" (modelled)") for t in at.timings})
-    over = f"the {baselines[0]}" if len(baselines) == 1 else "its baselines"
+    over = "the seed" if baselines == ["seed"] else baselines[0] if len(baselines) == 1 else "its baselines"
     how = "All times are modelled from the machine code, not measured." if found.modelled else _interval(at)
     lines = [f"Its score is {found.score:.3f}: the weighted geometric mean of its speed-up over {over}. {how}".rstrip()]
     lines += [_timing(t) for t in at.timings]

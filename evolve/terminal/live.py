@@ -79,6 +79,8 @@ class Board:
         if isinstance(event, Asked):
             self.step = max(self.step, event.step)
             self.flying.add(event.step)
+        elif isinstance(event, Noted) and event.what == "handed out" and event.step is not None:
+            self.flying.discard(event.step)  # it waits for someone outside, and in no lane of ours
         elif isinstance(event, Judged):
             self.flying.discard(event.step)
             self.verdicts[event.evaluation.verdict] += 1
