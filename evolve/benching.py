@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from evolve import judging, wiring
 from evolve.benching_rows import FAILED, STATUS, gates, geomeans, outcome, row_of
-from evolve.errors import UsageError
+from evolve.errors import ProblemError, UsageError
 from evolve.exported import module_in
 from evolve.judge import contest
 from evolve.judge.backends import Opened, gpu_present
@@ -27,7 +27,7 @@ from evolve.judge.pipeline import Pipeline, Record
 from evolve.judge.roofline import with_ceilings
 from evolve.judge.stages import Ready, Ruling
 from evolve.loop import seeds_of
-from evolve.problem import Problem
+from evolve.problem import Problem, Variant
 from evolve.types import Candidate, Evaluation, Job, Json, Workload
 
 SCHEMA = 1
@@ -83,7 +83,8 @@ def bench(order: Order, each: Told = lambda row: None) -> Result:
 def bench_of(order: Order) -> Iterator[Bench]:
     """A judge that stands ready and has ruled on the candidate; what it passed can be compared, more than once."""
     asked = judging.wanted(_as_judged(order))
-    problem = _shown(judging.narrowed(wiring.problem(asked.config), order.workloads))
+    whole = judging.narrowed(wiring.problem(asked.config), order.workloads)
+    problem, left_out = _shown(whole, wiring.variant(asked.config, whole))
     names, with_seed = chosen(problem, order.against)
     tuner = asked.config.tuner
     tuner = replace(tuner, enabled=order.tune is not None and not asked.chosen, seconds=order.tune or tuner.seconds)
@@ -97,7 +98,7 @@ def bench_of(order: Order) -> Iterator[Bench]:
             raise UsageError(f'backend "{config.backend}" keeps no built kernels to compare; use gpu, cpu or auto.')
         evaluation = pipeline.evaluate(job)
         made = Bench(order=order, problem=problem, names=names, opened=opened, pipeline=pipeline, evaluation=evaluation)
-        made.candidate = job.candidate
+        made.candidate, made.left_out = job.candidate, left_out
         if evaluation.passed:
             made.entered = _field(pipeline, replace(job, parameters=evaluation.parameters), seed, with_seed, names)
         with closing(made):
@@ -116,7 +117,7 @@ class Bench:
     evaluation: Evaluation
     candidate: Candidate = field(init=False)
     entered: Field = field(init=False)
-    too_large: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # workloads, with the reason
     arena: Arena | None = None
 
     @property
@@ -140,7 +141,7 @@ class Bench:
         arena = self._arena(device)
         arena.compiles = self.order.compiles if compiles is None else compiles
         yield from arena.contests(self.entered, wanted)
-        self.too_large |= arena.too_large
+        self.left_out |= arena.too_large
 
     def _arena(self, device: GpuDevice) -> Arena:
         """One for all comparisons: what is compiled stays compiled in its process."""
@@ -174,7 +175,7 @@ class Bench:
             "device": self.device,
             "environment": _environment(self.opened.calibration, self.opened.environment),
             "warnings": list(self.opened.warnings),
-            "too_large": dict(self.too_large),
+            "left_out": dict(self.left_out),
             "workloads": [row_of(c, names) for c in contests],
             "geomean": geomeans(contests, names),
             "gates": limits,
@@ -197,9 +198,23 @@ def _as_judged(order: Order) -> judging.Order:
     )
 
 
-def _shown(problem: Problem) -> Problem:
-    """Without the held-out workloads, which nobody is compared on: calibration need not measure them."""
-    return replace(problem, workloads=tuple(w for w in problem.workloads if w.role != "held_out"))
+def _shown(problem: Problem, variant: Variant) -> tuple[Problem, dict[str, str]]:
+    """Without held-out workloads, which nobody is compared on, and without those that the problem makes no inputs for:
+    each of these with the reason."""
+    left_out = {w.name: why for w in problem.of_role("time", variant) if (why := _no_inputs(problem, w))}
+    kept = tuple(w for w in problem.workloads if w.role != "held_out" and w.name not in left_out)
+    if not any(w.role == "time" for w in kept):
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise ProblemError(f"{problem.path}: makes inputs for none of its timed workloads ({reasons}).")
+    return replace(problem, workloads=kept), left_out
+
+
+def _no_inputs(problem: Problem, workload: Workload) -> str | None:
+    try:
+        problem.make_inputs(workload, "meta", 0)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
+        return f"make_inputs refuses its sizes: {type(error).__name__}: {error}"
+    return None
 
 
 def _fresh(job: Job) -> Job:

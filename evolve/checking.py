@@ -14,6 +14,7 @@ from pathlib import Path
 
 from evolve import wiring
 from evolve.config import RunConfig
+from evolve.errors import NoBaseline
 from evolve.judge.fitness import Finding, examine
 from evolve.judge.gpu.device import GpuDevice
 from evolve.judge.gpu.lease import lease
@@ -44,7 +45,11 @@ def _judged(path: str, problem: Problem, variant: Variant, backend: str) -> Iter
         yield Finding(what="seed", state="skipped", sentence=f"there is no {usual} to judge.")
         return
     began = time.perf_counter()
-    made = wiring.open_backend(config, problem, seed)
+    try:
+        made = wiring.open_backend(config, problem, seed)
+    except NoBaseline as error:  # such as a dtype that this GPU does not have
+        yield Finding(what="seed", state="skipped", sentence=str(error))
+        return
     opened = time.perf_counter()
     with closing(made.backend):
         device = getattr(made.backend, "device", None)

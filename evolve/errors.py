@@ -4,6 +4,7 @@
     ├── UsageError            the caller's mistake: exit 2, one sentence, nothing written
     │   ├── ConfigError       a key, a value or a file of the configuration
     │   ├── ProblemError      an evaluator file that does not load or is not fit for use
+    │   │   └── NoBaseline    nothing on this GPU does what the problem asks: there is nothing to be compared with
     │   ├── AdoptError        a kernel or model of the user's that cannot be taken in, and why
     │   ├── SeedError         a seed that fails its own judgement
     │   └── JournalError      a run folder that exists, is busy, is newer than us, or is not one
@@ -30,6 +31,10 @@ class ConfigError(UsageError):
 
 
 class ProblemError(UsageError):
+    pass
+
+
+class NoBaseline(ProblemError):
     pass
 
 

@@ -138,16 +138,11 @@ def package(folder: Path) -> Path:
     ]
     (folder / "dispatch.json").write_text(json.dumps({"rows": rows, "variant": "fp16"}))
     sizes = {"mine": (512, 2048), "1024": (16384, 1024)}
+    usual = {"role": "time", "mode": "cold", "weight": 1.0}
     timed = [
-        {
-            "name": n,
-            "params": {"rows": r, "hidden": h, "return_sum": False},
-            "role": "time",
-            "mode": "cold",
-            "weight": 1.0,
-        }
-        for n, (r, h) in sizes.items()
+        {"name": n, "params": {"rows": r, "hidden": h, "return_sum": False}, **usual} for n, (r, h) in sizes.items()
     ]
+    timed.append({"name": "wrong", "params": {"rows": 4}, **usual})
     (folder / "provenance.json").write_text(json.dumps({"workloads": timed}))
     return folder
 
@@ -167,6 +162,7 @@ def test_without_a_gpu_a_package_is_compared_by_the_model_and_no_limit_decides(p
         "1024": {"num_warps": 2},
     }
     assert data["variant"] == "fp16"
+    assert data["left_out"] == {"wrong": "make_inputs refuses its sizes: KeyError: 'hidden'"}
     assert module_in(str(folder), "A").parameters["mine"] == {"num_warps": 8}  # type: ignore[union-attr]
     for row in data["workloads"]:
         assert row["modelled"]
@@ -190,7 +186,7 @@ def test_the_table_and_the_picture_say_what_the_rows_say(capsys: pytest.CaptureF
         "problem": "p",
         "variant": "v",
         "device": "GPU",
-        "too_large": {"three": "too little GPU memory"},
+        "left_out": {"three": "too little GPU memory"},
         "environment": {"versions": {"torch": "1", "triton": "2", "evolve": "3"}, "gpu": {"driver": "580"}},
         "workloads": [row_of(c, ["lib"]) for c in rows],
         "geomean": geomeans(rows, ["lib"]),

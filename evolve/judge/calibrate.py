@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evolve.errors import MachineryError, ProblemError
+from evolve.errors import MachineryError, NoBaseline, ProblemError
 from evolve.judge import statistics
 from evolve.judge.check import OTHER_SECONDS, Baseline, seed_of
 from evolve.judge.gpu.facts import workload_to
@@ -151,7 +151,11 @@ def _chosen(problem: Problem, workload: Workload, answers: Mapping[str, Any], wo
     if not usable:
         if workload.role == "check":
             return {"baseline": None, "us": None, "calls": 1, "rows": [], "others": dict(answers)}
-        raise ProblemError(f'{problem.path or problem.name}: no baseline can run on workload "{workload.name}" here.')
+        reasons = "; ".join(f"{name}: {row['unavailable']}" for name, row in answers.items())
+        raise NoBaseline(
+            f'{problem.path or problem.name}: no baseline can run on workload "{workload.name}" here ({reasons}). '
+            f"Leave the workload out, choose another variant, or add a baseline."
+        )
     name = min(usable, key=lambda n: usable[n]["us"])
     row = usable[name]
     return {

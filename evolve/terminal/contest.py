@@ -79,7 +79,7 @@ def left_out(data: Data) -> Iterable[str]:
     for (why, places_of), names in alike.items():
         on = "" if len(places_of) == len(rows) else f" on {', '.join(places_of)}"
         yield f"skipped: {', '.join(names)}{on}: {words.line(why, 300)}"
-    for name, why in data["too_large"].items():
+    for name, why in data["left_out"].items():
         yield f"skipped: workload {name}: {words.line(why, 300)}"
 
 

@@ -175,3 +175,19 @@ def test_a_problem_is_examined_beside_the_gpu_too(problem, monkeypatch):
     monkeypatch.setattr(gpu_fakes.Local, "ask", lambda self, order, seconds: lost(order, seconds))
     monkeypatch.setattr(gpu_fakes.Local, "__init__", lambda self, opening: None)
     assert [(f.state, "killed" in f.sentence) for f in checking._on_gpu(device)] == [("wrong", True)]
+
+
+def test_what_a_library_refuses_is_a_reason_and_nothing_to_beat_is_said(problem, monkeypatch):
+    from evolve.errors import NoBaseline
+    from evolve.judge.calibrate import calibrate
+
+    monkeypatch.setattr("evolve.judge.gpu.ceilings.measure", lambda engine: {"tflops": {}})
+    made, _ = arena(problem, monkeypatch, Baseline(name="cannot", call=cannot))
+    square = [problem.workload("square", made.variant)]
+    found = calibrate(made.pool, made.gpu, made.problem, made.variant, square, secret=b"1")["workloads"]["square"]
+    assert found["baseline"] == "library"
+    assert found["others"]["cannot"] == "it fails on this workload: no kernel for sm_90"
+    alone = replace(problem, baselines=(Baseline(name="cannot", call=cannot),))
+    monkeypatch.setattr("evolve.judge.gpu.worker.load_problem", lambda path: alone)
+    with pytest.raises(NoBaseline, match=r"cannot: it fails on this workload: no kernel for sm_90"):
+        calibrate(made.pool, made.gpu, alone, made.variant, square, secret=b"1")

@@ -47,22 +47,25 @@ def survey(
     order: Mapping[str, Any],
     question: Callable[[], Question],
 ) -> dict[str, Any]:
-    """Why a baseline cannot run on this workload, or its error and its time a call. An order that is `lenient` hears
-    why one failed; calibration is not: a baseline that it cannot run ends it."""
+    """Why a baseline cannot run on this workload, or its error and its time a call. What a library refuses (a dtype
+    that this GPU does not have) is a reason, too; too little memory is one only where the order is `lenient`."""
     if baseline.compiles and not order.get("compiles"):
         return {"unavailable": "it compiles at its first call"}
     if why_not := baseline.unavailable(workload):
         return {"unavailable": why_not}
     timed = bool(order.get("timed"))
-    if not order.get("lenient"):
-        return about(engine, problem, baseline, workload, variant, question(), timed=timed)
     try:
         return about(engine, problem, baseline, workload, variant, question(), timed=timed)
     except REFUSALS as error:
-        text = str(error) or type(error).__name__
-        if any(word in text for word in LOST) or type(error).__name__ == "AcceleratorError":
+        if fatal(error) or ("out of memory" in str(error) and not order.get("lenient")):
             raise
+        text = str(error) or type(error).__name__
         return {"unavailable": f"it fails on this workload: {text.strip().splitlines()[0][:300]}"}
+
+
+def fatal(error: BaseException) -> bool:
+    """Whether the context is lost with it."""
+    return type(error).__name__ == "AcceleratorError" or any(word in str(error) for word in LOST)
 
 
 def about(

@@ -23,7 +23,7 @@ from evolve.judge.gpu.checking import Case, Checking, scrub
 from evolve.judge.gpu.clock import Phases
 from evolve.judge.gpu.driver import DriverError, Function
 from evolve.judge.gpu.engine import CudaEngine, Engine
-from evolve.judge.gpu.facts import free_bytes, question_of, surroundings, survey, workload_of
+from evolve.judge.gpu.facts import REFUSALS, fatal, free_bytes, question_of, surroundings, survey, workload_of
 from evolve.judge.gpu.launch import Program
 from evolve.judge.gpu.memory import Memory
 from evolve.judge.gpu.quick import Desk
@@ -154,8 +154,18 @@ class Worker:
             memory.free()
 
     def _first_baseline(self, workload: Workload) -> Baseline | None:
-        quick = (b for b in self.problem.baselines if not b.compiles)
-        return next((b for b in quick if b.unavailable(workload) is None), None)
+        """The first that runs here; a library may refuse what this GPU does not have."""
+        for baseline in self.problem.baselines:
+            if baseline.compiles or baseline.unavailable(workload):
+                continue
+            try:
+                baseline.call(*self.problem.make_inputs(workload, self.engine.device, 1))
+            except REFUSALS as error:
+                if fatal(error):
+                    raise
+            else:
+                return baseline
+        return None
 
     def _probe(self, order: Order) -> dict[str, Any]:
         """A known answer, and the baseline on the workload that a candidate failed on."""
