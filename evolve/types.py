@@ -73,6 +73,7 @@ class Candidate:
     generation: int = 0  # distance from the seed in the lineage, never the step
     hypothesis: str = ""
     prediction: str = ""  # which quantity should move, and by how much: held against what the judge finds
+    matched: str = ""  # how the reply's edit was found in its parent: "exact", "white space", "fuzzy", "rewrite"
     digest: str = field(default="")
 
     def __post_init__(self) -> None:

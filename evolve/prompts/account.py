@@ -138,6 +138,8 @@ def failure(attempt: Attempt, *, longest: int) -> str:
     evaluation, candidate = attempt.evaluation, attempt.candidate
     idea = f"It wanted: {candidate.hypothesis}\n" if candidate.hypothesis else ""
     where = f" in {evaluation.stage}" if evaluation.stage else ""
+    if candidate.matched == "fuzzy":
+        idea += "Its SEARCH text was not in the file as quoted; the one place that resembles it was edited.\n"
     return f"{idea}It ended as {evaluation.verdict}{where}: {tail(evaluation.feedback.strip(), longest)}"
 
 

@@ -59,6 +59,7 @@ def read(reply: Reply, asked: Asked, draw: Draw) -> Candidate | str:
         generation=draw.parent.candidate.generation + 1 if draw.parent else 0,
         hypothesis=reply.hypothesis or hypothesis_of(reply.text),
         prediction=prediction_of(reply.text),
+        matched=edit.how,
     )
 
 

@@ -68,10 +68,12 @@ def origin(journal: Journal, console: Console, row: Row) -> None:
     """Who proposed it, why, and at what cost; and whether what was predicted came."""
     parent = f"from {row.parent_id}" if row.parent_id else "without a parent"
     model = f" ({words.line(row.model)})" if row.model and row.model != row.member else ""
+    matched = journal.attempt(str(row.candidate_id)).candidate.matched
+    loose = f", its edit matched by {matched}" if matched in ("white space", "fuzzy") else ""
     console.print(
         words.text(
             f"step {row.step}, generation {row.generation}, island {row.island}, {parent}, ",
-            f"by {words.line(row.member)}{model}, {words.line(row.kind)}",
+            f"by {words.line(row.member)}{model}, {words.line(row.kind)}{loose}",
         )
     )
     cost = f"{words.money(row.cost_usd)}, " if row.cost_usd else ""

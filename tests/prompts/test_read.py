@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.prompts.read import Unreadable, edited, hypothesis_of, read
+from evolve.prompts.read import Unreadable, edited, hypothesis_of, prediction_of, read
 from evolve.types import Asked, Attempt, Candidate, Draw, Evaluation, Measurement, Prompt, Reply, Verdict
 
 BASE = '''"""A docstring."""
@@ -139,6 +139,25 @@ def test_a_candidate_knows_where_it_came_from() -> None:
     assert draw.parent is not None
     assert candidate.parent_id == draw.parent.id
     assert candidate.hypothesis == "it helps."
+    assert candidate.matched == "exact"
+    loose = read(Reply(member="m", text=diff("return  x*2", "return 2")), asked, draw)
+    assert isinstance(loose, Candidate)
+    assert loose.matched == "white space", "on record, for whoever wonders about what was edited"
+
+
+@pytest.mark.parametrize(
+    ("text", "hypothesis", "prediction"),
+    [
+        ("Hypothesis: less traffic.\nPrediction: registers < 90; a -5 %\n", "less traffic.", "registers < 90; a -5 %"),
+        ("**Hypothesis:** two\nlines.\n\n**Prediction:** `LDGSTS = 0`\n", "two lines.", "`LDGSTS = 0`"),
+        ("### Hypothesis: it helps. Expected: square 3 % faster\n```python\n", "it helps.", "square 3 % faster"),
+        ("> hypothesis : x\n> prediction : y falls by 3", "x", "y falls by 3"),
+        ("Prediction: alone", "", "alone"),
+        ("none of it", "", ""),
+    ],
+)
+def test_hypothesis_and_prediction_are_found(text: str, hypothesis: str, prediction: str) -> None:
+    assert (hypothesis_of(text), prediction_of(text)) == (hypothesis, prediction)
 
 
 MARKERS = ("<<<<<<< SEARCH\n", "=======\n", ">>>>>>> REPLACE\n", "```python\n", "```\n", "# EVOLVE-BLOCK-START\n")
