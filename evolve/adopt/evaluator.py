@@ -107,7 +107,7 @@ class Draft:
                 "bytes_said": self._bytes_said(),
                 "brief": repr(f"{self.kernel.function}, adopted from {self.kernel.path.name}."),
                 "problem_names": ", ".join(self._problem_names()),
-                "torch_import": "import torch\n" if self._buffers() else "",
+                "torch_import": "import torch\n" if self._buffers() or self._fixed_dtypes() else "",
             },
         ).replace("from typing import Any\n\n\nfrom", "from typing import Any\n\nfrom")
 
@@ -124,6 +124,9 @@ class Draft:
 
     def _buffers(self) -> list[dict[str, Any]]:
         return [o for o in self.observed["outputs"] if o.get("role") == "out"]
+
+    def _fixed_dtypes(self) -> bool:
+        return any(str(v).startswith("torch.") for v in self.observed["fixed"].values())
 
     def _arguments(self) -> Iterator[str]:
         for row in self.rows:
@@ -155,7 +158,11 @@ class Draft:
     def _reference_call(self) -> str:
         called = self.observed["reference"]
         wrap = "own.single({})" if called["narrow"] else "{}"
-        words = [f"{theirs}={wrap.format(self.named(name))}" for theirs, name in called["arguments"].items()]
+        fixed = self.observed["fixed"]
+        words = [
+            f"{theirs}={fixed[name] if name in fixed else wrap.format(self.named(name))}"
+            for theirs, name in called["arguments"].items()
+        ]
         return ", ".join(words)
 
     def _answer(self, output: Mapping[str, Any]) -> str:
@@ -170,7 +177,8 @@ class Draft:
             device = f"{self.named(self._tensors()[0])}.device"
             yield f"    {spec['argument']} = torch.empty({shape}, dtype={dtype}, device={device})"
         outs = [s["argument"] for s in self._buffers()]
-        words = [f"{n}={n if n in outs else self.named(n)}" for n in self.observed["call"]]
+        given = [n for n in self.observed["call"] if n not in self.observed["fixed"]]
+        words = [f"{n}={n if n in outs else self.named(n)}" for n in given]
         words += [f"{n}={v}" for n, v in self.observed["fixed"].items()]
         results = []
         for spec in self.observed["outputs"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.errors import AdoptError
+from evolve.judge.interpret import usable
 from evolve.types import Json
 
 CHILD = "evolve.adopt.child.observing"
@@ -53,6 +54,8 @@ def observe(kernel: Named, reference: Named, *, gpu: bool, target: str = "sm_90"
 
 def ask(child: str, order: Any, what: str, *, interpret: bool) -> dict[str, Json]:
     """A child's answer; a refusal and a crash become the same kind of sentence."""
+    if interpret:
+        usable()
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("TRITON_INTERPRET", None)
     if interpret:

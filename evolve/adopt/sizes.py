@@ -27,6 +27,11 @@ def fewer(params: Params) -> dict[str, Scalar]:
     return {n: v // 4 if type(v) is int and v in MANY and v % 4 == 0 else v for n, v in params.items()}
 
 
+def two(params: Params) -> dict[str, Scalar]:
+    """Two of what there is one of."""
+    return {n: 2 if type(v) is int and v == 1 else v for n, v in params.items()}
+
+
 def small(params: Params) -> dict[str, Scalar]:
     """Large ones become 32 to 128, in the order they were in, so that a window stays within a sequence."""
     return {**params, **{n: _power_of_two(_shrunk(params, n, SMALL)) for n in large(params)}}

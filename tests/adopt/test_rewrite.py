@@ -6,11 +6,16 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
 
+from evolve.adopt.evaluator import Draft
+from evolve.adopt.observe import Named
+from evolve.adopt.place import Place
 from evolve.adopt.rewrite.reading import File
 from evolve.adopt.rewrite.seed import seed_of
 from evolve.errors import AdoptError
 from evolve.judge.screen import screen
+from evolve.problem import load_problem
 
 HEAD = """\
 import math
@@ -286,3 +291,67 @@ def test_a_hook_before_each_launch_is_refused():
     }
     with pytest.raises(AdoptError, match=r"my.py:8: the configurations of scale_kernel have a pre_hook"):
         adopted(KERNEL + HOST, kernels={"scale_kernel": hooked})
+
+
+def test_branches_for_another_machine_fall_away():
+    made = adopted(
+        host(
+            "if x.device.type == 'xpu':",
+            "    factor = x.sum()",
+            "if not x.is_cuda:",
+            "    return torch.mul(x, factor)",
+            "if torch.cuda.get_device_capability()[0] >= 9:",
+            "    factor = factor * 2",
+            "else:",
+            "    factor = factor.item()",
+        )
+    )
+    assert "    factor = factor * 2\n" in made.source
+    assert "sum" not in made.source
+    assert "torch.mul" not in made.source
+
+
+def test_what_never_changes_is_written_into_the_seed_and_given_to_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = HEAD + KERNEL + HOST.replace("def scale(x, factor)", "def scale(x, factor, mode)")
+    source = source.replace("    y = torch", "    assert mode == 'plain'\n    y = torch")
+    more = {"arguments": [], "fixed": {"mode": "'plain'"}}
+    told = observed(source, **more)
+    told["arguments"] = [
+        {"name": "x", "tensor": True, "dtype": "float32", "role": "value", "why": "", "varied": False},
+        {"name": "factor", "tensor": False, "role": "scalar", "why": ""},
+    ]
+    norm = {"kind": "norm", "strict": 1e-5, "at_most": 2e-5, "tf32": False, "rounded_inside": False}
+    output = {"returned": 0, "argument": None, "source": ["result", 0], "name": "out", "shape": "tuple(x.shape)"}
+    workload = {"name": "w", "params": {"n": 8}, "role": "time", "mode": "cold", "weight": 1.0}
+    told |= {
+        "outputs": [{**output, "dtype": "float32", "stride": None, "comparator": norm}],
+        "reference": {"arguments": {"x": "x", "factor": "factor", "kind": "mode"}, "narrow": False},
+        "names": ["x", "factor", "mode"],
+        "call": ["x", "factor", "mode"],
+        "families": ["given"],
+        "left_out": {},
+        "floats": None,
+        "derived": True,
+        "workloads": [workload],
+        "interpreted": [{**workload, "name": "small"}],
+    }
+    Path("my.py").write_text(source)
+    Path("ref.py").write_text(
+        "import torch\ndef make_inputs(w, device, seed):\n    return torch.ones(w['n'], device=device), 2.0, 'plain'\n"
+        "def right(x, factor, kind):\n    assert kind == 'plain'\n    return x * factor\n"
+    )
+    made = seed_of(File(Path("my.py"), source), "scale", told, about="scale")
+    place = Place(name="scale")
+    kernel, reference = Named.of("my.py:scale", "--kernel"), Named.of("ref.py:right", "--reference")
+    draft = Draft(place=place, kernel=kernel, reference=reference, observed=told, seed=made, gpu=False)
+    place.write({place.problem: draft.text()})
+    problem = load_problem(place.problem)
+    assert "mode = 'plain'" in made.source
+    assert [a.name for a in problem.arguments] == ["x", "factor"]
+    x, factor = problem.make_inputs(problem.workloads[0], "cpu", 1)
+    assert torch.equal(problem.reference(x.double(), factor), x.double() * 2)
+    assert problem.outputs(problem.workloads[0])[0].shape == (8,)
+    digest = problem.digest
+    Path("ref.py").write_text(Path("ref.py").read_text() + "\n")
+    assert load_problem(place.problem).digest != digest  # the user's files are part of the problem

@@ -32,15 +32,26 @@ def observed(order: Mapping[str, Any]) -> dict[str, Json]:
     reference = _loaded(order["reference"], device)
     function = _function(kernel, order["kernel"], order["function"])
     found = facts.of(kernel)
-    if device == "cpu":
-        _one_configuration(kernel)
+    configurations = _Configurations(kernel)
+    configurations.first()
     runner = Runner(reference, function, _function(reference, order["reference"], order["reference_function"]), device)
     timed = [w for w in workloads.given(reference) if w.role == "time"]
-    smaller, floats = _smaller(runner, timed[0], device)
-    trials = [*smaller.trials, *(_whole(runner, timed, floats) if device != "cpu" else [])]
+    try:
+        smaller, floats = _smaller(runner, timed[0], device)
+    except Refused:
+        if device == "cpu":
+            raise
+        configurations.every()  # the first one may not be for this chip
+        smaller, floats = _smaller(runner, timed[0], device)
+    trials, best = list(smaller.trials), {}
+    if device != "cpu":
+        configurations.every()
+        trials += _whole(runner, timed, floats)
+        best = _best(kernel)
+        configurations.first()
     return {
         **found,
-        "best": _best(kernel) if device != "cpu" else {},
+        "best": best,
         "signature": facts.signature(function),
         "floats": floats.get(own.FLOATS),
         **_concluded(runner, smaller, trials, floats),
@@ -79,14 +90,26 @@ def _function(module: ModuleType, path: str, name: str) -> Any:
     return found
 
 
-def _one_configuration(module: ModuleType) -> None:
-    """There is nothing to choose by here: the first one runs."""
-    for value in vars(module).values():
-        kernel = value
-        while hasattr(kernel, "fn"):
-            if hasattr(kernel, "configs"):
-                kernel.configs = kernel.configs[:1]
-            kernel = kernel.fn
+class _Configurations:
+    """Of every autotuner in the file: the first one for trying things out, all of them where the choice matters. Each
+    new size would otherwise be tuned for, which takes minutes."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._all: list[tuple[Any, Any]] = []
+        for value in vars(module).values():
+            kernel = value
+            while hasattr(kernel, "fn"):
+                if hasattr(kernel, "configs"):
+                    self._all.append((kernel, kernel.configs))
+                kernel = kernel.fn
+
+    def first(self) -> None:
+        for kernel, configs in self._all:
+            kernel.configs = configs[:1]
+
+    def every(self) -> None:
+        for kernel, configs in self._all:
+            kernel.configs = configs
 
 
 def _best(module: ModuleType) -> dict[str, Json]:

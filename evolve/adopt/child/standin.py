@@ -87,5 +87,6 @@ def _driver(target: Target) -> Any:
         get_active_torch_device=lambda: torch.device("cpu"),
         get_current_stream=lambda device=None: 0,
         get_device_interface=lambda: torch.cuda,
+        get_benchmarker=lambda: None,
         utils=SimpleNamespace(get_device_properties=lambda device=None: properties),
     )

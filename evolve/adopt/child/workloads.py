@@ -79,6 +79,8 @@ class Smaller:
             first = self._tried("small", sizes.small(params))
         if isinstance(first, str):
             raise Refused(f"the original does not run: {first}")
+        if (two := sizes.two(params)) != dict(params):  # one of each would hide what is a product of two sizes
+            self._tried("small_two", sizes.small(two))
         for name in sizes.large(params):
             found = self._tried(f"small_odd_{name}", sizes.small_odd(params, [name]))
             if isinstance(found, str):

@@ -191,6 +191,14 @@ class Cleaning(cst.CSTTransformer):
                 original_node, f"`if {self.code(original_node.test)}: raise` is left out: it asks about the machine"
             )
             return updated_node.orelse.body if isinstance(updated_node.orelse, cst.Else) else cst.RemoveFromParent()
+        known = None if self.jit else _known(self.file.module.code_for_node(updated_node.test))
+        if known is not None and not isinstance(updated_node.orelse, cst.If):
+            self.note(
+                original_node, f"`if {self.code(original_node.test)}` is {known} on the GPU that candidates run on"
+            )
+            other = updated_node.orelse.body.body if isinstance(updated_node.orelse, cst.Else) else []
+            kept = updated_node.body.body if known else other
+            return cst.FlattenSentinel(kept) if kept else cst.RemoveFromParent()
         if not updated_node.body.body and updated_node.orelse is None:
             return cst.RemoveFromParent()
         if not updated_node.body.body:
@@ -290,6 +298,8 @@ class Cleaning(cst.CSTTransformer):
         attribute = original_node.attr.value
         if attribute == "is_cuda" and not self.jit:
             return cst.Name("True")
+        if attribute == "type" and not self.jit and dotted(original_node).endswith(".device.type"):
+            return cst.SimpleString('"cuda"')
         if self._properties_of(original_node.value):
             return self._fact(original_node, attribute)
         name = dotted(original_node)
@@ -331,6 +341,8 @@ class Cleaning(cst.CSTTransformer):
             return cst.parse_expression("(9, 0)")
         if self.jit:
             return updated_node
+        if name == "torch.cuda.is_available":
+            return cst.Name("True")
         if name.startswith("math."):
             return self._math(original_node, updated_node, name)
         if name.startswith("torch.") and name.rpartition(".")[2] in allowed.ALLOCATORS:
@@ -408,6 +420,18 @@ class Cleaning(cst.CSTTransformer):
                     for m in made[:-1]
                 ] + [argument.with_changes(star="", value=cst.parse_expression(made[-1]))]
         return [argument]
+
+
+KNOWN = (ast.Expression, ast.Constant, ast.BoolOp, ast.UnaryOp, ast.Compare, ast.Tuple, ast.Subscript)
+KNOWN_OPERATORS = (ast.boolop, ast.unaryop, ast.cmpop, ast.expr_context)
+
+
+def _known(text: str) -> bool | None:
+    """A test of literals alone, as questions about the machine have become by now."""
+    tree = ast.parse(text.strip(), mode="eval")
+    if not all(isinstance(node, KNOWN + KNOWN_OPERATORS) for node in ast.walk(tree)):
+        return None
+    return bool(eval(compile(tree, "", "eval"), {"__builtins__": {}}))
 
 
 def _both(old: cst.BaseExpression, new: cst.BaseExpression) -> list[tuple[cst.BaseExpression, cst.BaseExpression]]:
