@@ -15,7 +15,7 @@ from evolve.types import Measurement, Scalar
 BOUNDS = {
     "compute": "arithmetic",
     "memory": "memory traffic",
-    "latency": "latency: waiting for loads that nothing hides",
+    "latency": "latency: waiting for loads and for each other, which nothing hides",
     "launch": "launching",
 }
 TERMS = 3
