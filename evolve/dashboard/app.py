@@ -11,11 +11,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,23 +29,32 @@ from evolve.dashboard.shelf import Book, Missing, Shelf
 from evolve.errors import EvolveError
 from evolve.journal import Journal
 
+THREADS = 4
 STATIC = Path(__file__).parent / "static"
 View: TypeAlias = Callable[[Request, Book, Journal], Response]
 
 
 def application(shelf: Shelf) -> Starlette:
-    def page(view: View) -> Callable[[Request], Response]:
-        """Plain functions: the server runs them on threads, and a slow one holds nobody else up."""
+    few = CapacityLimiter(THREADS)
+
+    def page(view: View) -> Callable[[Request], Awaitable[Response]]:
+        """Views are plain functions on a few threads: a slow one holds nobody else up, and memory stays small."""
 
         def answer(request: Request) -> Response:
             book = shelf.book(request.path_params["run"])
             with book.journal() as journal:
                 return view(request, book, journal)
 
-        return answer
+        async def on_thread(request: Request) -> Response:
+            return await to_thread.run_sync(answer, request, limiter=few)
 
-    def every_run(request: Request) -> Response:
-        return HTMLResponse(frame.render("runs.html", {**runs.context(shelf), "tab": "runs"}))
+        return on_thread
+
+    async def every_run(request: Request) -> Response:
+        text = await to_thread.run_sync(
+            lambda: frame.render("runs.html", {**runs.context(shelf), "tab": "runs"}), limiter=few
+        )
+        return HTMLResponse(text)
 
     def one_run(request: Request, book: Book, journal: Journal) -> Response:
         return _html("run.html", run.context(shelf, book, journal), tab="run")

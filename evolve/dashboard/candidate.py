@@ -83,7 +83,7 @@ def context(book: Book, journal: Journal, row: Row, against: str = "parent") -> 
         "other": other,
         "seed": line[0] if line else None,
         "children": _children(journal, name),
-        "descendants": lineage.descendants(journal, name),
+        "descendants": book.columns(journal).descendants(row.step),
         "near": family.neighbours(journal, row),
         "replay": evidence.mapping(evaluation.evidence.get("replay")),
         "kept": KEPT,
@@ -165,14 +165,13 @@ def _chosen(line: Sequence[Row]) -> tuple[list[Row], dict[int, int]]:
 
 
 def _children(journal: Journal, name: str) -> dict[str, Any]:
-    rows = [r for r in lineage.children(journal, name) if r.state == 3]
-    best_first = sorted(rows, key=lambda r: (not r.passed, -r.score, r.step))
-    return {
-        "rows": best_first[:CHILDREN],
-        "count": len(rows),
-        "passed": sum(r.passed for r in rows),
-        "improved": sum(r.improved for r in rows),
-    }
+    """The best of them, and of all of them how many; the seed of a long run has thousands."""
+    mine = "s.parent_id = ? AND s.state = 3"
+    order = "s.verdict <> 'PASSED', s.score DESC, s.step LIMIT ?"
+    sums = "count(*), coalesce(sum(s.verdict = 'PASSED'), 0), coalesce(sum(s.improved), 0)"
+    counts = journal.query(f"SELECT {sums} FROM steps s WHERE {mine}", (name,))[0]
+    found = dict(zip(("count", "passed", "improved"), counts, strict=True))
+    return {"rows": list(journal.rows(mine, (name, CHILDREN), order=order)), **found}
 
 
 # --- What was measured ----------------------------------------------------------------------------------------------

@@ -155,6 +155,18 @@ class Columns:
         before = np.concatenate([[-np.inf], np.maximum.accumulate(scores)[:-1]])
         return places[scores > before]
 
+    def descendants(self, step: int) -> int:
+        """How many candidates came of it, in any generation: a parent is older than its child, so one pass finds all."""
+        start = int(np.searchsorted(self.step, step, side="right"))
+        family = {step}
+        later = zip(
+            self.step[start:].tolist(), self.parent[start:].tolist(), self.generation[start:].tolist(), strict=True
+        )
+        for child, parent, generation in later:
+            if parent in family and generation >= 0:
+                family.add(child)
+        return len(family) - 1
+
     def places(self, steps: list[int]) -> list[int]:
         """Where these steps stand; those that are not there are left out."""
         found = np.searchsorted(self.step, steps)

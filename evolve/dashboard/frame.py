@@ -6,9 +6,11 @@ text. Numbers look as they do in the terminal, for they come from the same funct
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -49,8 +51,16 @@ def environment() -> Environment:
         "pretty": pretty,
         "ago": ago,
     }
-    made.globals |= {"outcome": outcome, "score": score, "pictures": pictures, "code": code}
+    made.globals |= {"outcome": outcome, "score": score, "pictures": pictures, "code": code, "version": version()}
     return made
+
+
+def version() -> str:
+    """Of scripts and styles: a browser keeps them until they change."""
+    found = hashlib.sha256()
+    for file in sorted((Path(__file__).parent / "static").rglob("*.*")):
+        found.update(file.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:

@@ -63,7 +63,8 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
-                headers.setdefault("cache-control", "no-store")
+                kept = scope["path"].startswith("/static/") and scope["query_string"].startswith(b"v=")
+                headers.setdefault("cache-control", "private, max-age=86400, immutable" if kept else "no-store")
             await send(message)
 
         refusal = self.refusal(scope)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
+from evolve import lineage
 from evolve.dashboard import family, frame
 from evolve.dashboard.columns import VERDICTS, Columns
 from evolve.dashboard.diffs import coloured, compare
@@ -42,6 +43,9 @@ def test_columns_that_followed_are_columns_that_were_read_at_once(tmp_path: Path
     with Journal.open(whole) as journal:
         at_once = Columns().refresh(journal)
         scores = dict(journal.query("SELECT step, score FROM steps"))
+        for step in (0, 1, 17, 299):
+            name = journal.query("SELECT candidate_id FROM steps WHERE step = ?", (step,))[0][0]
+            assert at_once.descendants(step) == (lineage.descendants(journal, name) if name else 0)
     for name in ("step", "generation", "island", "score", "low", "high", "confirmed", "beats", "parent"):
         assert np.array_equal(getattr(following, name), getattr(at_once, name)), name
     for name, words in (("verdict", "verdicts"), ("member", "members"), ("kind", "kinds")):
