@@ -159,10 +159,8 @@ class Columns:
         """How many candidates came of it, in any generation: a parent is older than its child, so one pass finds all."""
         start = int(np.searchsorted(self.step, step, side="right"))
         family = {step}
-        later = zip(
-            self.step[start:].tolist(), self.parent[start:].tolist(), self.generation[start:].tolist(), strict=True
-        )
-        for child, parent, generation in later:
+        later = (column[start:].tolist() for column in (self.step, self.parent, self.generation))
+        for child, parent, generation in zip(*later, strict=True):
             if parent in family and generation >= 0:
                 family.add(child)
         return len(family) - 1
