@@ -156,7 +156,7 @@ class Columns:
         return places[scores > before]
 
     def descendants(self, step: int) -> int:
-        """How many candidates came of it, in any generation: a parent is older than its child, so one pass finds all."""
+        """How many candidates came of it, in any generation. A parent is older than its child: one pass finds all."""
         start = int(np.searchsorted(self.step, step, side="right"))
         family = {step}
         later = (column[start:].tolist() for column in (self.step, self.parent, self.generation))
