@@ -109,8 +109,50 @@ def _zeros():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_every_shipped_problem_exports(name, runs):
-    make_run(runs, name)
+def test_every_shipped_problem_exports_and_falls_back_in_every_way(name, runs):
+    make_run(runs, name, variant="fp16")
     report = exporting.export(exporting.Order(targets=(name,)))
     assert (report.folder / "kernels.py").is_file()
     assert all(not case["wrong"] for row in report.trial["workloads"].values() for case in row["cases"])
+    assert fresh(WAYS.format(name=name), runs).strip().endswith("done")
+
+
+WAYS = """
+import importlib, torch
+from evolve.problem import load_problem
+module, dispatch = importlib.import_module("fast_{name}"), importlib.import_module("fast_{name}._dispatch")
+problem = load_problem("fast_{name}/problem.py")
+call = getattr(module, problem.entry)
+listed = lambda made: list(made) if isinstance(made, (tuple, list)) else [made]
+
+class Model(torch.nn.Module):
+    def forward(self, *arguments):
+        return call(*arguments)
+
+def compiled(*arguments):
+    torch._dynamo.reset()
+    return torch.compile(call, fullgraph=True, backend="aot_eager")(*arguments)
+
+def into(*arguments):
+    made = listed(dispatch.LIBRARY(*arguments))
+    outs = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in made)
+    return call(*arguments, out=outs[0] if len(outs) == 1 else outs)
+
+for workload in problem.small(problem.variant("fp16")):
+    arguments = problem.make_inputs(workload, "cpu", 1)
+    expected = dispatch.LIBRARY(*arguments)
+    ways = (call, compiled, into, lambda *a: torch.export.export(Model(), a).module()(*a))
+    for way in ways:
+        made = way(*arguments)
+        assert type(made) is type(expected), (way, type(made))
+        for ours, theirs in zip(listed(made), listed(expected), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(dispatch.OPERATOR, tuple(arguments), test_utils=tests)
+    for way in (call, compiled, dispatch.OPERATOR):
+        floating = lambda a: isinstance(a, torch.Tensor) and a.is_floating_point()
+        given = [a.clone().requires_grad_() if floating(a) else a for a in arguments]
+        sum(t.float().sum() for t in listed(way(*given))).backward()
+        assert all(a.grad is not None for a in given if floating(a)), way
+print("done")
+"""

@@ -1,0 +1,134 @@
+"""The registered operator: what torch.compile, torch.export, autocast and autograd see of the package.
+
+One opaque operator, whose answers are dense and row-major whatever runs inside, because a graph must know their strides
+before. The decision between kernel and library is taken when it runs, as for the function.
+"""
+
+import torch
+
+from ._dispatch import (
+    FAST,
+    GRADIENT,
+    LIBRARY,
+    NAME,
+    NAMES,
+    OP,
+    QUIET,
+    TABLE,
+    _eager,
+    _into,
+    _keys,
+    _listed,
+    _ordinary,
+    _wants_gradient,
+    included,
+    shapes_of,
+)
+
+
+def _fake(*arguments):
+    """What the operator returns, by shape: always dense and row-major. Unknown calls ask the library."""
+    if TABLE.spec["returns"] == "()":
+        return None
+    shapes = shapes_of(arguments)
+    device = arguments[TABLE.tensors[0]].device
+    if shapes is None:
+        made = LIBRARY(*arguments)
+        shapes, device = [(t.shape, t.dtype) for t in _listed(made)], _listed(made)[0].device
+    return _packed([torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes])
+
+
+def _compute(*arguments):
+    key = ("op", *(k for a in arguments for k in _keys(a)))
+    found = FAST.get(key) if _ordinary(arguments) and included().raw_repr() in QUIET else None
+    if found is not None and found is not LIBRARY:
+        return _packed(_listed(found(*arguments)))
+    made = LIBRARY(*arguments) if found is LIBRARY else _eager(key, arguments, op=True)
+    return _packed([_settled(t, arguments) for t in _listed(made)])
+
+
+def _settled(tensor, arguments):
+    """As the fake promised: dense, and no input's memory."""
+    if TABLE.spec["returns"] == "()":
+        return tensor
+    tensor = tensor.contiguous()
+    inputs = {arguments[i].untyped_storage().data_ptr() for i in TABLE.tensors}
+    return tensor.clone() if tensor.untyped_storage().data_ptr() in inputs and tensor.numel() else tensor
+
+
+def _packed(made):
+    if TABLE.spec["returns"] in ("Tensor", "()"):
+        return made[0] if TABLE.spec["returns"] == "Tensor" else None
+    return list(made) if TABLE.spec["returns"] == "Tensor[]" else tuple(made)
+
+
+def _public(made, arguments):
+    """What the operator returns, as the function returns it."""
+    if made is None or isinstance(made, torch.Tensor):
+        return made
+    return made[0] if len(made) == 1 else tuple(made)
+
+
+def _out(*arguments, out):
+    _into(out if TABLE.spec["returns"] == "Tensor" else tuple(out), _public(_compute(*arguments), arguments))
+
+
+def _autograd(*arguments):
+    """Without a backward of its own: the library's operations where a gradient is wanted."""
+    if _wants_gradient([arguments[i] for i in TABLE.tensors]):
+        return _packed(_listed(LIBRARY(*arguments)))
+    with torch._C._AutoDispatchBelowAutograd():
+        return OPERATOR(*arguments)
+
+
+def _backward(ctx, *grads):
+    tensors, plain = list(ctx.saved_tensors), dict(ctx.plain)
+    inputs = [plain[i] if i in plain else tensors.pop(0) for i in range(len(NAMES))]
+    return tuple(GRADIENT(grads[0] if len(grads) == 1 else grads, *inputs))
+
+
+def _setup(ctx, inputs, output):
+    ctx.plain = [(i, v) for i, v in enumerate(inputs) if not isinstance(v, torch.Tensor)]
+    ctx.save_for_backward(*(v for v in inputs if isinstance(v, torch.Tensor)))
+
+
+def _autocast(device):
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device.upper()}"))
+
+    def run(*arguments):
+        """Inputs are rounded first where that is what the library does under autocast; else the library runs."""
+        dtype = torch.get_autocast_dtype(device)
+        if device != "cuda" or str(dtype).removeprefix("torch.") not in TABLE.autocast:
+            return _packed(_listed(LIBRARY(*arguments)))
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return OPERATOR(*(_rounded(a, dtype) for a in arguments))
+
+    return run
+
+
+def _rounded(value, dtype):
+    wanted = isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype is not torch.float64
+    return value.to(dtype) if wanted and value.is_cuda else value
+
+
+def _register():
+    library = torch.library.Library(NAME, "DEF")
+    signature, returns = TABLE.spec["schema"], TABLE.spec["returns"]
+    library.define(f"{OP}({signature}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(OP, _compute, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAME}::{OP}", _fake, lib=library)
+    if GRADIENT is None:
+        library.impl(OP, _autograd, "Autograd")
+    else:
+        torch.library.register_autograd(f"{NAME}::{OP}", _backward, setup_context=_setup, lib=library)
+    library.impl(OP, _autocast("cuda"), "AutocastCUDA")
+    library.impl(OP, _autocast("cpu"), "AutocastCPU")
+    if returns in ("Tensor", "Tensor[]"):
+        kind = "Tensor(a!)" if returns == "Tensor" else "Tensor(a!)[]"
+        library.define(f"{OP}.out({signature}, *, {kind} out) -> ()")
+        library.impl(f"{OP}.out", _out, "CompositeExplicitAutograd")
+    return library
+
+
+_LIBRARY = _register()  # as long as it lives the operator does
+OPERATOR = getattr(getattr(torch.ops, NAME), OP).default
