@@ -162,13 +162,13 @@ def test_lines_and_names_do_not_change_the_machine_code(builder):
 
 
 def test_a_hang_is_stopped_and_names_the_limit(fresh, tmp_path):
-    builder = fresh(timeout=1.5)
+    builder = fresh(timeout=4.0)  # enough for a small one on a busy machine
     builder.build(lowered(SMALL, num_warps=4))  # the server is warm
     started = time.monotonic()
     ruling = refused(builder, lowered(ENDLESS, num_warps=1))
     assert ruling.verdict is Verdict.TIMEOUT
-    assert "1.5 s" in ruling.feedback
-    assert time.monotonic() - started < 6
+    assert "4 s" in ruling.feedback
+    assert time.monotonic() - started < 12
     assert len(ours(tmp_path)) == 1  # the server
     assert builder.build(lowered(SMALL, num_warps=8)).binaries
 
