@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from evolve.checking import check as check_problem
 from evolve.config import load_config
 from evolve.judge.fitness import examine
 from evolve.judge.gate import gate
@@ -130,6 +131,16 @@ def test_a_page_table_names_every_page_once_and_lengths_fit() -> None:
         assert sorted(table.flatten().tolist()) == list(range(k.shape[0]))
         assert int(lengths.min()) >= 1
         assert int(lengths.max()) <= workload["context"] <= table.shape[1] * workload["page"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", NAMES)
+def test_evolve_check_passes_as_far_as_the_interpreter_can_tell(name: str) -> None:
+    """The whole command, the seed's judgement included, in the variant that is evolved by default."""
+    findings = [f for _, f in check_problem(str(ROOT / f"evaluators/{name}.py"), variant="bf16", backend="cpu")]
+    assert [f.sentence for f in findings if f.state == "wrong"] == []
+    assert [f.what for f in findings if f.what == "seed" and f.state == "ok"] == ["seed"]
 
 
 # --- Seeds ------------------------------------------------------------------------------------------------------------
