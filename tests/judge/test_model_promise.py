@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from evolve.judge import pipeline
 from evolve.judge import promise as promises
 from evolve.judge.gpu.turns import MOST_PASSED, Turns
 from evolve.judge.model import Prediction
 from evolve.judge.promise import LET_THROUGH, SLOWER, TRAIT, Promise, evidence_of, promise_of, ruling, skipped
+from evolve.judge.stages import Ready, Ruling
 from evolve.types import Candidate, Evaluation, Job, Measurement, Verdict, Workload
 
 
@@ -95,3 +97,22 @@ def test_a_turn_is_given_back_after_a_fault():
         raise ValueError("broken")
     with turns.turn(1.0):
         pass
+
+
+def test_the_pipeline_ends_at_the_model_or_goes_on_with_its_word(monkeypatch):
+    line = object.__new__(pipeline.Pipeline)
+    line.modelled_on, line.problem, line.variant = SimpleNamespace(), None, None
+    for number, ratio in enumerate((1.2, 9.0)):
+        monkeypatch.setattr(pipeline, "promise_of", lambda *_, ratio=ratio: promised(ratio))
+        record = pipeline.Record()
+        ready = Ready(job=job(number), screened=None, gated=None, built=None, parameters={})
+        if ratio > SLOWER:
+            with pytest.raises(Ruling) as caught:
+                line._promised(ready, record)
+            assert caught.value.verdict is Verdict.REJECTED
+        else:
+            again, trait = line._promised(ready, record)
+            assert (again.promise, trait) == (pytest.approx(1.2), {TRAIT: 120.0})
+            assert record.evidence["model"]["ratio"] == 1.2
+    line.modelled_on = None
+    assert line._promised(ready, pipeline.Record()) == (ready, {})
