@@ -14,6 +14,7 @@ from typing import Any
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
+from evolve.adopt.rewrite.questions import asks, both, bound_in, known_value, longer, only_raises, read_in
 from evolve.adopt.rewrite.reading import DEVICE_FACTS, File, Needed, dotted
 from evolve.judge import allowed
 from evolve.types import Json
@@ -44,7 +45,7 @@ class Cleaning(cst.CSTTransformer):
         self._properties: set[str] = set()
         self._bound: set[str] = set()
         self._still: set[int] = set()  # names that are no expressions: attributes, keywords, parameters
-        self._in_jit = _read_in(file, needed.kernels)
+        self._in_jit = read_in(file, needed.kernels)
 
     # --- where we are ---
 
@@ -159,11 +160,13 @@ class Cleaning(cst.CSTTransformer):
         if self.jit:
             self.note(original_node, f"`{self.code(original_node)}` is left out: it checks on the device")
             return cst.RemoveFromParent()
-        if self._guards(original_node.test):
+        if asks(self.code(original_node.test), self.file):
             self.note(
                 original_node, f"of `{self.code(original_node)}` what asks about the machine or a type is left out"
             )
-            kept = [new for old, new in _both(original_node.test, updated_node.test) if not self._guards(old)]
+            kept = [
+                new for old, new in both(original_node.test, updated_node.test) if not asks(self.code(old), self.file)
+            ]
             if not kept:
                 return cst.RemoveFromParent()
             whole = " and ".join(self.file.module.code_for_node(k) for k in kept)
@@ -186,12 +189,12 @@ class Cleaning(cst.CSTTransformer):
         return updated_node.with_changes(format_spec=None, conversion=None, equal=None)
 
     def leave_If(self, original_node: cst.If, updated_node: cst.If) -> Any:
-        if not self.jit and self._guards(original_node.test) and _only_raises(original_node.body):
+        if not self.jit and asks(self.code(original_node.test), self.file) and only_raises(original_node.body):
             self.note(
                 original_node, f"`if {self.code(original_node.test)}: raise` is left out: it asks about the machine"
             )
             return updated_node.orelse.body if isinstance(updated_node.orelse, cst.Else) else cst.RemoveFromParent()
-        known = None if self.jit else _known(self.file.module.code_for_node(updated_node.test))
+        known = None if self.jit else known_value(self.file.module.code_for_node(updated_node.test))
         if known is not None and not isinstance(updated_node.orelse, cst.If):
             self.note(
                 original_node, f"`if {self.code(original_node.test)}` is {known} on the GPU that candidates run on"
@@ -209,20 +212,6 @@ class Cleaning(cst.CSTTransformer):
         if not updated_node.body.body:
             return cst.RemoveFromParent()
         return updated_node
-
-    def _guards(self, node: cst.BaseExpression) -> bool:
-        """Whether a check asks what a candidate has no words for, and a problem has settled already."""
-        for part in ast.walk(ast.parse(self.code(node), mode="eval")):
-            if isinstance(part, ast.Call) and dotted(part.func) in ("isinstance", "callable", "hasattr"):
-                return True
-            if isinstance(part, ast.Attribute):
-                if part.attr in ("is_cuda", "requires_grad", "layout", "get_device"):
-                    return True
-                if part.attr == "type" and isinstance(part.value, ast.Attribute) and part.value.attr == "device":
-                    return True
-                if self.file.path_of(dotted(part)).startswith(("torch.cuda.", "torch.version.")):
-                    return True
-        return False
 
     def leave_Expr(self, original_node: cst.Expr, updated_node: cst.Expr) -> Any:
         call = original_node.value
@@ -382,7 +371,7 @@ class Cleaning(cst.CSTTransformer):
             kept.append(argument)
         words = {a.keyword.value for a in kept if a.keyword}
         if "device" not in words and name in ("empty", "zeros", "empty_strided"):
-            kept = _longer(kept, f"device={self.device}")
+            kept = longer(kept, f"device={self.device}")
         if kept:
             kept[-1] = kept[-1].with_changes(comma=call.args[-1].comma)
         return call.with_changes(args=kept)
@@ -420,55 +409,6 @@ class Cleaning(cst.CSTTransformer):
                     for m in made[:-1]
                 ] + [argument.with_changes(star="", value=cst.parse_expression(made[-1]))]
         return [argument]
-
-
-KNOWN = (ast.Expression, ast.Constant, ast.BoolOp, ast.UnaryOp, ast.Compare, ast.Tuple, ast.Subscript)
-KNOWN_OPERATORS = (ast.boolop, ast.unaryop, ast.cmpop, ast.expr_context)
-
-
-def _known(text: str) -> bool | None:
-    """A test of literals alone, as questions about the machine have become by now."""
-    tree = ast.parse(text.strip(), mode="eval")
-    if not all(isinstance(node, KNOWN + KNOWN_OPERATORS) for node in ast.walk(tree)):
-        return None
-    return bool(eval(compile(tree, "", "eval"), {"__builtins__": {}}))
-
-
-def _both(old: cst.BaseExpression, new: cst.BaseExpression) -> list[tuple[cst.BaseExpression, cst.BaseExpression]]:
-    """The parts of `a and b and c`, before and after cleaning."""
-    pair = isinstance(old, cst.BooleanOperation) and isinstance(old.operator, cst.And)
-    if pair and isinstance(old, cst.BooleanOperation) and isinstance(new, cst.BooleanOperation):
-        return [*_both(old.left, new.left), *_both(old.right, new.right)]
-    return [(old, new)]
-
-
-def _only_raises(body: cst.BaseSuite) -> bool:
-    lines = body.body
-    return bool(lines) and all(
-        isinstance(line, cst.SimpleStatementLine) and all(isinstance(s, cst.Raise) for s in line.body) for line in lines
-    )
-
-
-def _longer(args: Sequence[cst.Arg], text: str) -> list[cst.Arg]:
-    new = cst.ensure_type(cst.parse_expression(f"f({text})"), cst.Call).args[0]
-    old = list(args)
-    if old:
-        old[-1] = old[-1].with_changes(comma=cst.Comma(whitespace_after=cst.SimpleWhitespace(" ")))
-    return [*old, new]
-
-
-def bound_in(function: ast.FunctionDef) -> set[str]:
-    """Names that a function binds itself."""
-    stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
-    return stored | {n.arg for n in ast.walk(function) if isinstance(n, ast.arg)}
-
-
-def _read_in(file: File, names: set[str]) -> set[str]:
-    """Global names that these functions read."""
-    found: set[str] = set()
-    for function in (file.functions[n] for n in names):
-        found |= {n.id for s in function.body for n in ast.walk(s) if isinstance(n, ast.Name)} - bound_in(function)
-    return found
 
 
 def cleaned(

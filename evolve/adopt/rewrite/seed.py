@@ -15,8 +15,9 @@ from typing import Any
 
 import libcst as cst
 
-from evolve.adopt.rewrite.cleaning import bound_in, cleaned
+from evolve.adopt.rewrite.cleaning import cleaned
 from evolve.adopt.rewrite.launches import Launches, Tunables, blocks, tunables
+from evolve.adopt.rewrite.questions import bound_in
 from evolve.adopt.rewrite.reading import File, Needed, dotted, needed
 from evolve.errors import AdoptError
 from evolve.judge import allowed
