@@ -15,6 +15,7 @@ import argparse
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import triton
@@ -27,6 +28,7 @@ DRAWS = 60  # of a rule's moves, before its word is given up
 
 CHAINS: dict[str, tuple[str, ...]] = {
     "matmul": (
+        "alignment",
         "wider space",
         "tensor descriptors",
         "program order: in groups",
@@ -37,6 +39,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "warp specialization",
     ),
     "matmul_gelu": (
+        "alignment",
         "wider space",
         "tensor descriptors",
         "program order: in groups",
@@ -46,6 +49,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "warp specialization",
     ),
     "layernorm_residual": (
+        "alignment",
         "unmasked rows",
         "streaming loads",
         "persistent grid",
@@ -63,32 +67,36 @@ CHAINS: dict[str, tuple[str, ...]] = {
 }
 
 
-def context(problem: str, number: int) -> Context:
+def context(problem: str, number: int, version: str) -> Context:
     found = load_problem(ROOT / "evaluators" / f"{problem}.py")
-
     timed = found.of_role("time", found.variant(None))
-    return Context(random=random.Random(number), workloads=timed, triton=triton.__version__)
+    return Context(random=random.Random(number), workloads=timed, triton=version, tuned=True)
 
 
-def moved(problem: str, source: str, move: str) -> Applied:
-    """The rule's move on the source, of several the first whose hypothesis has the word."""
+def moved(problem: str, source: str, move: str, version: str = triton.__version__) -> Applied | str:
+    """The rule's move on the source, of several the first whose hypothesis has the word; or why there is none."""
     name, _, word = (part.strip() for part in move.partition(":"))
     rule = next(rule for rule in RULES if rule.name == name)
     for number in range(DRAWS):
-        found = apply(rule, source, context(problem, number))
+        found = apply(rule, source, context(problem, number, version))
         if not isinstance(found, Applied):
-            raise SystemExit(f"{problem}: {move}: {found.reason}")
+            return found.reason
         if word in found.hypothesis:
             return found
-    raise SystemExit(f"{problem}: {move}: no move of {DRAWS} says so.")
+    return f"no move of {DRAWS} says so."
 
 
-def chain(problem: str) -> list[tuple[str, str]]:
-    """(move, source) of every step, the seed first."""
-    steps = [("seed", (ROOT / "seeds" / f"{problem}.py").read_text(encoding="utf-8"))]
+def chain(problem: str, version: str = triton.__version__) -> Iterator[tuple[str, str, str]]:
+    """(move, source, why not) of every step, the seed first. A move that does not apply leaves the source as it was."""
+    source = (ROOT / "seeds" / f"{problem}.py").read_text(encoding="utf-8")
+    yield "seed", source, ""
     for move in CHAINS[problem]:
-        steps.append((move, moved(problem, steps[-1][1], move).source))
-    return steps
+        found = moved(problem, source, move, version)
+        if isinstance(found, Applied):
+            source = found.source
+            yield move, source, ""
+        else:
+            yield move, source, found
 
 
 def main() -> int:
@@ -96,23 +104,21 @@ def main() -> int:
     parser.add_argument("problems", nargs="*", default=list(CHAINS), help="of " + ", ".join(CHAINS))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", action="store_true", help="every step as a file")
+    parser.add_argument("--triton", default=triton.__version__, help="the version that rules write for")
     parser.add_argument("--judge", action="store_true", help="judge the last of each chain")
     order = parser.parse_args()
     order.out.mkdir(parents=True, exist_ok=True)
     status = 0
     for problem in order.problems:
-        steps = chain(problem)
-        for number, (move, source) in enumerate(steps):
-            print(f"{problem} {number}: {move}")
-            if order.steps:
-                (order.out / f"{problem}_{number}.py").write_text(source, encoding="utf-8")
         last = order.out / f"{problem}.py"
-        last.write_text(steps[-1][1], encoding="utf-8")
+        for number, (move, source, why) in enumerate(chain(problem, order.triton)):
+            print(f"{problem} {number}: {move}{f' (left out: {why})' if why else ''}", flush=True)
+            last.write_text(source, encoding="utf-8")
+            if order.steps and not why:
+                (order.out / f"{problem}_{number}.py").write_text(source, encoding="utf-8")
         if order.judge:
-            judged = f"evaluators/{problem}.py"
-            status |= subprocess.run(
-                [sys.executable, "-m", "evolve", "judge", str(last), "--problem", judged]
-            ).returncode
+            judged = [str(last), "--problem", f"evaluators/{problem}.py"]
+            status |= subprocess.run([sys.executable, "-m", "evolve", "judge", *judged], cwd=ROOT).returncode
     return status
 
 

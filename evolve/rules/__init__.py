@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from evolve.rules import (
+    alignment,
     descriptors,
     epilogue,
     even_k,
@@ -38,6 +39,7 @@ RULES: tuple[Rule, ...] = (
     widen.RULE,
     program_order.RULE,
     descriptors.RULE,
+    alignment.RULE,
     even_k.RULE,
     persistent.RULE,
     flatten.RULE,

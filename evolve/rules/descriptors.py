@@ -17,7 +17,7 @@ from evolve.rules import stream_descriptors
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, Tile, dot_loop, on_host, stored_tile
-from evolve.rules.source import Source
+from evolve.rules.source import Source, first_line
 from evolve.rules.streams import streams
 from evolve.rules.symbols import atom, identifiers, plus
 
@@ -164,16 +164,7 @@ def _describe(edits: Edits, found: DotLoop, plans: list[Plan], switch: str) -> N
             used |= identifiers(vec.stride) | identifiers(extent or "0")
     if not used <= set(found.kernel.params) or any(found.scope.of(name) for name in used):
         raise No("Extents or strides are computed in the kernel, so that descriptors cannot stand at its top.")
-    edits.before(_first_line(found), "\n".join(lines) + "\n")
-
-
-def _first_line(found: DotLoop) -> cst.CSTNode:
-    """Where the kernel's code begins, behind its docstring."""
-    lines = list(found.kernel.node.body.body)
-    head = lines[0]
-    if isinstance(head, cst.SimpleStatementLine) and isinstance(head.body[0], cst.Expr) and len(lines) > 1:
-        return lines[1] if isinstance(head.body[0].value, cst.SimpleString | cst.ConcatenatedString) else head
-    return head
+    edits.before(first_line(found.kernel), "\n".join(lines) + "\n")
 
 
 def _made(plan: Plan, *, turned: bool) -> list[str]:

@@ -203,6 +203,15 @@ def _launch(
     return Launch(statement=line, call=call, kernel=kernel.name, grid=index.value, arguments=arguments, options=options)
 
 
+def first_line(kernel: Kernel) -> cst.CSTNode:
+    """Where the kernel's code begins, behind its docstring."""
+    lines = list(kernel.node.body.body)
+    head = lines[0]
+    if isinstance(head, cst.SimpleStatementLine) and isinstance(head.body[0], cst.Expr) and len(lines) > 1:
+        return lines[1] if isinstance(head.body[0].value, cst.SimpleString | cst.ConcatenatedString) else head
+    return head
+
+
 def lines_of(block: cst.BaseSuite) -> Iterator[Line]:
     """Every statement of a block in order, those of inner blocks after the statement that holds them."""
     for line in block.body:

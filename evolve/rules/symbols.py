@@ -117,6 +117,8 @@ class Scope:
     ) -> Iterator[Bind]:
         if isinstance(target, cst.Name):
             node = self.tree(value)
+            if _itself(target.value, node):
+                return
             step = _own_step(target.value, node)
             yield self._made(target.value, step or node, "+" if step is not None else "", line, inside)
         elif isinstance(target, cst.Tuple):
@@ -227,6 +229,14 @@ class Scope:
             if vec.stride == "1" and vec.modulo is None and not left.advances:
                 return Sum(vecs=(replace(vec, modulo=right.scalar),))
         raise No(f"`{ast.unparse(node)[:60]}` is not a sum of strided ranges.")
+
+
+def _itself(name: str, node: ast.expr) -> bool:
+    """`n = n // 8 * 8`, which tells the compiler of a multiple and changes nothing."""
+    match node:
+        case ast.BinOp(op=ast.Mult(), right=ast.Constant(value=c), left=ast.BinOp(op=ast.FloorDiv(), left=n, right=d)):
+            return ast.unparse(n) == name and ast.unparse(d) == str(c)
+    return False
 
 
 def _own_step(name: str, node: ast.expr) -> ast.expr | None:

@@ -38,6 +38,10 @@ def rewrite(source: Source, context: Context) -> Applied:
     edits.constexpr(found.kernel, found.launch, wanted, wanted)
     edits.tunable(wanted, True, (True, False))
     switch = wanted if switch == "True" else f"{switch} and {wanted}"
+    subtiles = _subtiles(found) if context.version < (3, 7) else None
+    if subtiles is not None:
+        switch = f"{switch} and {subtiles[0]} == 1"  # with a split epilogue the compiler crashes
+        edits.expression(subtiles[1], "1")
     restrict(
         edits, found, "flatten", f"not {wanted}"
     )  # a flattened loop is not specialized, and Triton does not say so
@@ -97,13 +101,23 @@ def _guard(found: DotLoop, context: Context) -> None:
     ]
     if loops:
         raise No(f"{found.kernel.name} has another loop beside the one over K; the compiler crashes on two.")
-    if "split(" in code and context.version < (3, 7):
+    if "split(" in code and context.version < (3, 7) and _subtiles(found) is None:
         raise No("Before Triton 3.7 the compiler crashes on warp specialization with a split epilogue.")
     m, n = (found.source.tunables.get(found.launch.arguments.get(b, ""), 0) for b in _blocks(found))
     if (m, n) == (64, 256):
         raise No("The compiler crashes on warp specialization with tiles of 64×256.")
     if isinstance(m, int) and 0 < m < 64:
         raise No(f"Tiles of {m} rows do not reach WGMMA, which warp specialization needs.")
+
+
+def _subtiles(found: DotLoop) -> tuple[str, cst.BaseExpression] | None:
+    """The tunable that says into how many parts the output's tile is split, with its default; 1 leaves it whole."""
+    for name in sorted(found.kernel.constexprs):
+        if f"if {name} == 1:" in found.source.code(found.kernel.node) and name.startswith("EPILOGUE"):
+            for param in found.source.entry.params.kwonly_params:
+                if param.name.value == found.launch.arguments.get(name) and param.default is not None:
+                    return name, param.default
+    return None
 
 
 def _outer(found: DotLoop) -> tuple[cst.CSTNode, ...]:
