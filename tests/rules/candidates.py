@@ -22,5 +22,20 @@ PRODUCTS = {
 OTHERS = {
     "softmax": (text(KERNELS / "softmax.py"), "softmax"),
     "attention": (text(KERNELS / "attention.py"), "attention"),
+    "causal": (text(KERNELS / "causal.py"), "causal"),
+    "decode": (text(KERNELS / "decode.py"), "decode"),
+    "rmsnorm": (text(KERNELS / "rmsnorm.py"), "rms_norm"),
+    "gelu": (text(KERNELS / "gelu.py"), "linear"),
+    "stats": (text(KERNELS / "stats.py"), "softmax"),
+}
+# name -> what it computes and tunables that make blocks small enough for several of them to be needed
+MEANING: dict[str, tuple[str, dict[str, int]]] = {
+    "softmax": ("softmax", {}),
+    "attention": ("attention", {"BM": 32, "BN": 32}),
+    "causal": ("causal", {"ROWS": 32, "COLS": 16}),
+    "decode": ("decode", {"STEP": 16}),
+    "rmsnorm": ("rmsnorm", {}),
+    "gelu": ("gelu", {"TM": 32, "TN": 32, "TK": 32}),
+    "stats": ("softmax", {"BLOCK": 32}),
 }
 EVERY = {name: entry[0] for name, entry in (*PRODUCTS.items(), *OTHERS.items())}

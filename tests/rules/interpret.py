@@ -28,7 +28,7 @@ class Run:
     tunables: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float16"
     sizes: tuple[tuple[int, int, int, bool], ...] = SIZES
-    what: str = "product"  # or "softmax", "attention", where M and N are rows and columns
+    what: str = "product"  # or another of `_problem`, where M and N are rows and columns
 
 
 def errors(runs: list[Run]) -> list[list[float] | str]:
@@ -86,11 +86,30 @@ def _problem(torch: Any, what: str, a: Any, b: Any) -> tuple[tuple[Any, ...], An
         return (a, b), a.double().numpy() @ b.double().numpy()
     if what == "softmax":
         return (a,), torch.softmax(a.double(), dim=1).numpy()
+    if what == "rmsnorm":
+        w = b[:, 0].contiguous()
+        x = a.double()
+        return (a, w), (x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt() * w.double()).numpy()
+    if what == "gelu":
+        bias = b[0].contiguous()
+        z = a.double() @ b.double() + bias.double()
+        return (a, b.contiguous(), bias), (z * torch.sigmoid(1.702 * z)).numpy()
+    return _attention(torch, what, a)
+
+
+def _attention(torch: Any, what: str, a: Any) -> tuple[tuple[Any, ...], Any]:
     depth = 32  # two heads of the rows of a
     q, k, v = (torch.randn((2, a.shape[0], depth), generator=torch.Generator().manual_seed(i)) for i in range(3))
     q, k, v = (x.to(a.dtype) for x in (q, k, v))
-    weights = torch.softmax(q.double() @ k.double().transpose(1, 2) * 0.125, dim=2)
-    return (q, k, v), (weights @ v.double()).numpy()
+    if what == "decode":
+        q = q[:, 0].contiguous()
+        weights = torch.softmax((k.double() @ q.double()[:, :, None])[..., 0] * 0.125, dim=1)
+        return (q, k, v), (weights[:, None] @ v.double())[:, 0].numpy()
+    scale = depth**-0.5 if what == "causal" else 0.125
+    scores = q.double() @ k.double().transpose(1, 2) * scale
+    if what == "causal":
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
+    return (q, k, v), (torch.softmax(scores, dim=2) @ v.double()).numpy()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,172 @@
+"""The moves of attention, decoding and rows, and those that a contract must allow, seen in machine code for sm_90."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from build import build
+
+from evolve.rules import RULES, Applied, Context, apply
+from evolve.types import Workload
+
+ROOT = Path(__file__).parents[2]
+BY_NAME = {rule.name: rule for rule in RULES}
+USUAL = Context(random=random.Random(0), triton="3.7.1")
+
+
+def seed(name: str) -> str:
+    return (ROOT / "seeds" / f"{name}.py").read_text(encoding="utf-8")
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def moved(source: str, *names: str, context: Context = USUAL) -> str:
+    return chain(source, *names, context=context).source
+
+
+def chain(source: str, *names: str, context: Context = USUAL) -> Applied:
+    assert names
+    for name in names:
+        found = apply(BY_NAME[name], source, replace(context, random=random.Random(0)))
+        assert isinstance(found, Applied), (name, found)
+        source = found.source
+    return found
+
+
+def declined(source: str, name: str, context: Context = USUAL) -> str:
+    found = apply(BY_NAME[name], source, context)
+    return getattr(found, "reason", "")
+
+
+def attention(source: str, causal: bool = True, **tunables: object):
+    q = meta(4, 32, 4096, 128)
+    point = {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3} | tunables
+    (built,) = build(source, "attention", q, q, q, causal, **point)
+    return built
+
+
+def test_attention_from_the_seed_to_specialized_warps():
+    plain = attention(seed("attention"))
+    described = chain(seed("attention"), "tensor descriptors")
+    built = attention(described.source)
+    assert built.meets(described.signature)
+    assert built.counts["LDGSTS"] == 0
+    assert built.registers < plain.registers
+    scaled = chain(described.source, "scale in the exponent")
+    after = attention(scaled.source)
+    assert after.meets(scaled.signature)
+    assert after.counts["FMUL"] < built.counts["FMUL"]
+    assert after.counts.total() < built.counts.total()
+    apart = moved(scaled.source, "masked blocks apart", "heaviest first")
+    both = attention(apart)
+    assert both.counts["HGMMA"] == 2 * after.counts["HGMMA"]
+    assert both.counts["FSEL"] == after.counts["FSEL"]  # the loop that most blocks take has none
+    assert attention(apart, MASKS_APART=False).counts["HGMMA"] == after.counts["HGMMA"]
+    special = chain(apart, "warp specialization")
+    for point in ({}, {"BLOCK_N": 64}):
+        built = attention(special.source, num_warps=4, num_stages=2, **point)
+        assert built.meets(special.signature)
+        assert built.spills_bytes == 0
+    assert attention(special.source, WARP_SPECIALIZE=False).counts == both.counts
+
+
+def test_a_scale_that_may_be_negative_stays_before_the_maximum():
+    source = seed("attention").replace("1.4426950408889634 * D**-0.5", "1.4426950408889634 * D")
+    assert "above zero" in declined(source, "scale in the exponent")
+    assert "several tl.dot" in declined(seed("matmul"), "masked blocks apart")
+    assert "longer for later programs" in declined(seed("matmul"), "heaviest first")
+
+
+def test_keys_are_split_and_merged():
+    found = chain(seed("paged_decode"), "wider space", "split keys")
+    table, lengths = meta(8, 128, dtype=torch.int32), meta(8, dtype=torch.int32)
+    inputs = (meta(8, 32, 128), meta(1024, 64, 8, 128), meta(1024, 64, 8, 128), table, lengths)
+    product, merge = build(found.source, "paged_decode", *inputs)
+    assert product.grid == (8, 8, 8)
+    assert product.spills_bytes == 0
+    assert merge.grid == (8 * 32,)
+    (deep, _), (flat, _) = (build(found.source, "paged_decode", *inputs, num_stages=n) for n in (7, 3))
+    assert deep.shared_bytes > 2 * flat.shared_bytes  # the pages are copied further ahead
+    (alone,) = build(found.source, "paged_decode", *inputs, SPLIT_KEYS=1)
+    assert alone.grid == (8, 8, 1)
+    assert "three axes" in declined(seed("attention"), "split keys")
+
+
+def test_rows_lose_masks_stream_and_are_copied_ahead():
+    def rows(source: str, width: int = 4096):
+        x, w = meta(2048, width), meta(width)
+        (built,) = build(source, "layernorm_residual", x, x, w, w, 1e-5, False, num_warps=8)
+        return built
+
+    source = seed("layernorm_residual")
+    plain = rows(source)
+    source = moved(source, "unmasked rows")
+    assert rows(source).counts["FSEL"] < plain.counts["FSEL"]
+    assert rows(source, 5120).counts["FSEL"] > 0
+    source = moved(source, "streaming loads", "persistent grid", "loads before the loop")
+    assert rows(source).grid == (4 * 132,)
+    found = chain(source, "pipelining depth")
+    built = rows(found.source)
+    assert built.meets(found.signature)
+    assert built.spills_bytes == 0
+
+
+def test_multiples_of_eight_keep_wide_copies():
+    point = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3}
+    inputs = (meta(2040, 3080), meta(3080, 1992))
+    (before,) = build(seed("matmul"), "matmul", *inputs, **point)
+    (after,) = build(moved(seed("matmul"), "alignment"), "matmul", *inputs, **point)
+    assert before.counts["LDGSTS"] == 0
+    assert after.counts["LDGSTS"] > 0
+    assert after.spills_bytes == 0
+
+
+def test_loops_are_flattened_and_tiles_leave_in_parts():
+    source = moved(seed("matmul"), "tensor descriptors", "persistent grid", "flattened loops", "epilogue subtiling")
+    point = {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3}
+
+    def product(**tunables: object):
+        (built,) = build(source, "matmul", meta(4096, 4096), meta(4096, 4096), **(point | tunables))
+        return built
+
+    whole, halves, quarters = (product(EPILOGUE_SUBTILES=n) for n in (1, 2, 4))
+    assert whole.shared_bytes > halves.shared_bytes > quarters.shared_bytes
+    assert product(FLATTEN=False).counts["UTMASTG"] < halves.counts["UTMASTG"]
+    assert product(num_stages=4).shared_bytes <= 232_448
+    assert all(built.spills_bytes == 0 for built in (whole, halves, quarters))
+    assert "loop over tiles" in declined(seed("matmul"), "flattened loops")
+
+
+FLOAT = (Workload(name="w", params={"M": 512, "N": 512, "K": 16384, "dtype": "float32"}),)
+
+
+def test_only_a_contract_that_allows_it_changes_precision_or_adds_in_any_order():
+    source, usual = seed("matmul"), replace(USUAL, workloads=FLOAT)
+    assert "allows no other precision" in declined(source, "precision", usual)
+    assert "same bits" in declined(source, "split-K by atomics", usual)
+    eased = replace(usual, allows=frozenset({"tf32"}), repeat=1e-6)
+    inputs = (meta(512, 16384, dtype=torch.float32), meta(16384, 512, dtype=torch.float32))
+    found = chain(source, "precision", context=eased)
+    (built,) = build(found.source, "matmul", *inputs, BLOCK_M=64, BLOCK_N=64)
+    assert built.meets(found.signature)
+    (added,) = build(moved(source, "split-K by atomics", context=eased), "matmul", *inputs)
+    assert added.grid == (64, 8)
+    assert added.counts["RED"] + added.counts["REDG"] + added.counts["ATOMG"] > 0
+    whole = replace(usual, workloads=(replace(FLOAT[0], params={**FLOAT[0].params, "dtype": "int8"}),))
+    assert "not exact for sums of integers" in declined(source, "split-K", whole)
+
+
+@pytest.mark.parametrize("version", ["3.6.0", "3.7.1"])
+def test_the_chains_apply_whole_on_both_versions(version):
+    import sys
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from rules_chain import CHAINS, chain
+
+    for problem in CHAINS:
+        left_out = [(move, why) for move, _, why in chain(problem, version) if why]
+        assert left_out == []
