@@ -11,6 +11,7 @@ from evolve.rules import RULES, Applied, Context, apply
 from evolve.types import Workload
 
 WORKLOADS = (Workload(name="w", params={"M": 4096, "N": 4096, "K": 4096, "dtype": "float16"}),)
+SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in ("axes", "grouped")]  # the seed stands for them
 BY_NAME = {rule.name: rule for rule in RULES}
 
 
@@ -33,7 +34,9 @@ def moved(name: str, source: str, number: int = 0) -> Applied:
     return found
 
 
-@pytest.mark.parametrize("kernel", PRODUCTS)
+@pytest.mark.parametrize(
+    "kernel", ["seed", "axes", *(pytest.param(k, marks=pytest.mark.slow) for k in ("inline", "grouped"))]
+)
 def test_descriptors_bring_tma_where_tensors_allow_it(kernel):
     source, entry, _ = PRODUCTS[kernel]
     found = moved("tensor descriptors", source)
@@ -56,7 +59,7 @@ def test_descriptors_take_columns_of_b_and_leave_odd_sizes_to_pointers():
     assert one(found.source, entry, meta(640, 512).T, meta(640, 512)).counts["UTMALDG"] == 0  # a by columns
 
 
-@pytest.mark.parametrize("kernel", ["seed", "axes", "grouped"])
+@pytest.mark.parametrize("kernel", ["seed", *SLOWLY])
 def test_proposed_parameters_build_without_spills_and_fit_the_chip(kernel):
     source, entry, _ = PRODUCTS[kernel]
     seen = set()
@@ -79,7 +82,7 @@ def test_the_same_programs_in_another_order_are_launched():
         assert after.grid == before.grid
 
 
-@pytest.mark.parametrize("kernel", ["seed", "axes", "grouped"])
+@pytest.mark.parametrize("kernel", ["seed", *SLOWLY])
 def test_even_k_takes_comparisons_out_of_the_loop(kernel):
     source, entry, _ = PRODUCTS[kernel]
     found = moved("EVEN_K", source)
@@ -159,7 +162,7 @@ def test_masks_in_the_place_of_modulo_cost_fewer_instructions(kernel):
     assert after.counts["LDGSTS"] >= before.counts["LDGSTS"] > 0
 
 
-@pytest.mark.parametrize("kernel", ["seed", "axes", "grouped"])
+@pytest.mark.parametrize("kernel", ["seed", *SLOWLY])
 def test_k_is_split_only_where_sms_would_idle(kernel):
     source, entry, tunables = PRODUCTS[kernel]
     none = Context(random=random.Random(0))
