@@ -16,7 +16,7 @@ import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
-from evolve.rules.match import Tile, on_host, stores, tile_of
+from evolve.rules.match import Tile, on_host, statement, stores, tile_of
 from evolve.rules.persistent import grid_of
 from evolve.rules.source import Source, lines_of
 from evolve.rules.streams import Stream, stream
@@ -63,6 +63,7 @@ def rewrite(source: Source, context: Context) -> Applied:
         raise No(f"The loop of {found.kernel.name} does not run over all keys.")
     if any(isinstance(x, cst.For) for x in found.loop.inside):
         raise No("The loop stands in another one.")
+    _never_empty(found)
     soft = _softmax(found)
     names = {n: source.fresh(n) for n in ("SPLITS", "parts_ptr", "levels_ptr", "count", "split", "steps", "first_step")}
     edits = Edits(source)
@@ -72,6 +73,20 @@ def rewrite(source: Source, context: Context) -> Applied:
 
 
 # --- What it is ---
+
+
+def _never_empty(found: Stream) -> None:
+    """A turn without any key for some row has no maximum, and its exponentials are 0 / 0. Only the first turn of all
+    is sure to have one where masks are about more than the end of the keys."""
+    var, stop = found.loop.var, found.loop.stop
+    for _, line, inside in found.scope.lines:
+        if found.loop.node not in inside or not isinstance(line, cst.SimpleStatementLine):
+            continue
+        for node in (n for small in line.body for n in ast.walk(statement(found.source, small))):
+            if isinstance(node, ast.Compare) and found.depends(ast.unparse(node.left), var):
+                right = node.comparators[0]
+                if not isinstance(node.ops[0], ast.Lt) or ast.unparse(right) != stop or len(node.ops) > 1:
+                    raise No(f"`{ast.unparse(node)[:50]}` may leave a part without a key for some row.")
 
 
 def _softmax(found: Stream) -> Softmax:
