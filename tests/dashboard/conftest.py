@@ -38,8 +38,8 @@ def _synthetic() -> ModuleType:
 synthetic = _synthetic()
 
 
-def record(folder: Path, steps: int, **options: Any) -> Path:
-    meta = {**synthetic.META, "budget": {"steps": steps}}
+def record(folder: Path, steps: int, *, strategy: str = "evolution", **options: Any) -> Path:
+    meta = {**synthetic.META, "budget": {"steps": steps}, "strategy": strategy}
     with Journal.create(
         folder, config_text="problem: matmul\n", environment={"secret": "s3cr3t-9f41"}, meta=meta
     ) as journal:
@@ -63,11 +63,12 @@ def nasty(step: int, parent: str) -> Judged:
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs: a measured one, a modelled one, and one in which everything is hostile. A fourth lies elsewhere, and
-    a link leads to it."""
+    """A measured run, a modelled one, one of best-of-N, and one in which everything is hostile. A fifth lies elsewhere,
+    and a link leads to it."""
     root = tmp_path_factory.mktemp("shelf") / "runs"
     record(root / "measured-001", 160)
     record(root / "modelled-001", 40, modelled=True)
+    record(root / "draws-001", 20, strategy="best_of_n")
     folder = record(root / "hostile-001", 12)
     with Journal.open(folder, write=True) as journal:
         parent = journal.resolve("0")

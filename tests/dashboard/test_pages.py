@@ -39,7 +39,13 @@ def test_the_shelf_names_every_run_with_its_state_and_best(served: Any, shelf: P
         with Journal.open(shelf / name) as journal:
             best = journal.attempt(journal.resolve("best"))
         assert f"<b>{best.score:.3f}</b>" in text
-    assert text.count(">finished<") == 3
+    assert text.count(">finished<") == 4
+    assert ">best_of_n<" in text
+
+
+def test_best_of_n_is_drawn_beside_a_run_of_the_same_ranking(served: Any) -> None:
+    assert "best of N (draws-001)" in served.get("/r/measured-001")[1]
+    assert "best of N" not in served.get("/r/draws-001")[1]
 
 
 def test_a_candidate_opens_with_its_ancestors_from_the_seed(served: Any, shelf: Path) -> None:
