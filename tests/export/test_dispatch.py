@@ -233,6 +233,24 @@ def test_modes_and_subclasses_see_an_operator(gpu):
     assert [n.target for n in traced.graph.nodes if n.op == "call_function"] == [state.dispatch.OPERATOR]
 
 
+def test_foreign_subclasses_take_the_library(gpu):
+    """A sharded or quantised tensor knows torch.matmul, and not our operator."""
+    state = gpu(row(64, 32, 48))
+
+    class Foreign(torch.Tensor):
+        seen = ()
+
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            Foreign.seen += (func,)
+            return super().__torch_function__(func, types, args, kwargs)
+
+    a, b = tensors()
+    assert torch.equal(state.call(a.as_subclass(Foreign), b), a @ b)
+    assert torch.matmul in Foreign.seen
+    assert ways() == []
+
+
 def test_a_kernel_that_cannot_be_replayed_still_runs(gpu, monkeypatch):
     state = gpu(row(64, 32, 48))
     monkeypatch.setattr(fake_cuda.Compiled, "packed_metadata", property(lambda s: {}["gone"]), raising=False)

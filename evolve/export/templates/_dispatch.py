@@ -12,6 +12,8 @@ import threading
 from importlib import import_module
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 from . import baseline
 from ._table import Choice, Table, Unfit
@@ -29,6 +31,8 @@ LOG = logging.getLogger(NAME)
 FAST = {}  # key -> what runs; the key is made in __init__.py
 MOST_KEYS = 8192
 PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+# What torch itself traces with. Other subclasses (DTensor, quantised ones) know the library's operations and not ours.
+KNOWN = PLAIN | {FakeTensor, FunctionalTensor}
 # What a thread includes when nothing intercepts operations: outside and inside of inference mode.
 QUIET = frozenset({torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect).raw_repr()})
 QUIET |= {(torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect) | torch._C.DispatchKeySet(
@@ -47,8 +51,8 @@ def call(key, arguments, out=None):
     tensors = [arguments[i] for i in TABLE.tensors]
     if torch.compiler.is_compiling():
         return _traced(arguments, tensors, out)
-    if not all(isinstance(t, torch.Tensor) for t in tensors):
-        return _into(out, LIBRARY(*arguments))  # it says what is wrong
+    if not all(type(t) in KNOWN for t in tensors):
+        return _into(out, LIBRARY(*arguments))  # what is no tensor it refuses in its own words
     if included().raw_repr() not in QUIET or not all(type(t) in PLAIN for t in tensors):
         return _into(out, _public(OPERATOR(*arguments), arguments))
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(tensors[0].device.type):
@@ -62,7 +66,7 @@ def call(key, arguments, out=None):
 
 
 def _traced(arguments, tensors, out):
-    if GRADIENT is None and _wants_gradient(tensors):
+    if not all(type(t) in KNOWN for t in tensors) or (GRADIENT is None and _wants_gradient(tensors)):
         return _into(out, LIBRARY(*arguments))
     return _into(out, _public(OPERATOR(*arguments), arguments))
 
