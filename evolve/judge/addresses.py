@@ -39,6 +39,13 @@ class Touch:
 
 def shaped(op: Op, operands: Sequence[Tensor | None]) -> Tensor | None:
     """A tensor's value in the chosen program; None where it is not known. Scalars come as arrays without a shape."""
+    try:
+        return _shaped(op, operands)
+    except ValueError:  # shapes that do not go together: what is known by this name is another block's
+        return None
+
+
+def _shaped(op: Op, operands: Sequence[Tensor | None]) -> Tensor | None:
     shape = op.tile.shape
     if not shape or op.tile.numel > MOST:
         return None

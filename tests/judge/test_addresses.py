@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from evolve.judge.addresses import touched
+from evolve.judge.addresses import shaped, touched
 from evolve.judge.counts import count
 from evolve.judge.plan import Launch, View
-from evolve.judge.ttir import parse
+from evolve.judge.ttir import Op, parse
 
 ROWS = """module { tt.func public @k(%p: !tt.ptr<bf16>, %stride: i32, %n: i32) {
   %c16 = arith.constant 16 : i32
@@ -108,3 +108,10 @@ def test_a_persistent_loop_over_uneven_work_is_counted_in_the_mean():
     assert found.iterations == pytest.approx(exact, rel=0.25)
     assert found.entered == pytest.approx(100, rel=0.05)
     assert math.isfinite(found.longest)
+
+
+def test_shapes_that_do_not_go_together_are_unknown_and_no_error():
+    """A causal attention kernel of a real run: what was known by the name was another block's."""
+    op = Op(name="tt.broadcast", results=("r",), operands=("x",), text="", types="tensor<64x1xi32>")
+    assert shaped(op, [np.zeros((64, 128))]) is None
+    assert shaped(op, [np.ones((1, 1))]).shape == (64, 1)
