@@ -104,18 +104,21 @@ class Elsewhere(TorchFunctionMode):
         return func(*args, **given)
 
 
-@contextmanager
-def generators(device: str) -> Iterator[None]:
-    """Files make a torch.Generator for the device that they are asked for, and there is none for meta."""
-    if device != "meta":
-        yield
-        return
-    real = torch.Generator
-    torch.Generator = lambda device="cpu": real("cpu")  # type: ignore[assignment,misc]
-    try:
-        yield
-    finally:
-        torch.Generator = real  # type: ignore[misc]
+class _Torch(ModuleType):
+    """What their file calls torch, but that a generator for meta is to be had: nothing is drawn from it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def Generator(device: Any = "cpu") -> torch.Generator:
+        return torch.Generator("cpu" if torch.device(device).type == "meta" else device)
+
+
+def _asked_for_meta(file: ModuleType) -> None:
+    """For good, and in their file alone: several threads may ask it for inputs at once."""
+    if getattr(file, "torch", None) is torch:
+        file.torch = _Torch("torch")  # type: ignore[attr-defined]
 
 
 def inputs(
@@ -164,9 +167,10 @@ def _made(file: ModuleType, workload: Workload, device: str, random_seed: int) -
 
 def _drawn(file: ModuleType, workload: Workload, device: str, random_seed: int) -> Any:
     """Their own random state is theirs; the process's is put back."""
+    _asked_for_meta(file)
     sizes = Sizes(workload)
     there = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=there), torch.device(device), Elsewhere(device), generators(device):
+    with torch.random.fork_rng(devices=there), torch.device(device), Elsewhere(device):
         torch.manual_seed(random_seed)
         if hasattr(file, "make_inputs"):
             return file.make_inputs(sizes, device, random_seed)
