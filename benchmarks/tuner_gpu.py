@@ -8,7 +8,8 @@ to its favour and to spare the machine; its wall seconds are given with and with
 each of them chose is measured once more, interleaved on the same buffers in one process, by neither's own clock.
 
 Parts: compile, matmul, attention. Each may fail alone; results go to DIR/tuner_gpu.json as they come, a table is
-printed last. Without a GPU `--rehearse` walks the way with the model's times and leaves autotune out.
+printed last and kept beside it. Everything else (logs, caches) lies in a temporary folder; the ends of logs are in the
+JSON. Without a GPU `--rehearse` walks the way with the model's times and leaves autotune out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -303,6 +305,18 @@ class Ours:
         self.pipeline.close()
 
 
+def held_together(ours: Ours, theirs: Path) -> dict[str, Any]:
+    """What came of autotune, as far as it came; what it lacks must not cost what we have."""
+    if not theirs.exists():
+        return {"failed": "autotune gave nothing; its log says why"}
+    found = {"theirs": json.loads(theirs.read_text())}
+    try:
+        found["compared"] = ours.compared({name: row["best"] for name, row in found["theirs"].items()})
+    except Exception:  # the same
+        found["failed"] = traceback.format_exc()[-4000:]
+    return found
+
+
 def part(problem: str, out: Path, given: argparse.Namespace, left: Callable[[], float]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     began = time.monotonic()
@@ -318,8 +332,7 @@ def part(problem: str, out: Path, given: argparse.Namespace, left: Callable[[], 
                 child.wait(max(5.0, left() - 10))
             except subprocess.TimeoutExpired:
                 child.kill()
-            found["theirs"] = json.loads((out / f"theirs_{problem}.json").read_text())
-            found["compared"] = ours.compared({name: row["best"] for name, row in found["theirs"].items()})
+            found |= held_together(ours, out / f"theirs_{problem}.json")
     finally:
         ours.close()
     return found
@@ -376,10 +389,11 @@ def main() -> None:
         return
     ends = time.monotonic() + given.seconds
     results: dict[str, Any] = {}
+    work = Path(tempfile.mkdtemp(prefix="evolve-tuner-gpu-"))
     for problem in SPACES:
-        (out / f"theirs_{problem}.py").write_text(theirs_source(problem))
-    parts: dict[str, Callable[[], Any]] = {} if given.rehearse else {"compile": lambda: compile_all(out, 60.0)}
-    parts |= {p: (lambda p=p: part(p, out, given, lambda: ends - time.monotonic())) for p in SPACES}  # type: ignore[misc]
+        (work / f"theirs_{problem}.py").write_text(theirs_source(problem))
+    parts: dict[str, Callable[[], Any]] = {} if given.rehearse else {"compile": lambda: compile_all(work, 60.0)}
+    parts |= {p: (lambda p=p: part(p, work, given, lambda: ends - time.monotonic())) for p in SPACES}  # type: ignore[misc]
     for name, deed in parts.items():
         if time.monotonic() > ends - 15:
             results[name] = {"skipped": "no time was left"}
@@ -391,7 +405,10 @@ def main() -> None:
             results[name] = {"failed": traceback.format_exc()[-4000:]}
             print(results[name]["failed"], flush=True)
         print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
+        results["logs"] = {log.name: log.read_text(errors="replace")[-2000:] for log in work.glob("*.log")}
+        results["logs"] = {name: text for name, text in results["logs"].items() if text.strip()}
         (out / "tuner_gpu.json").write_text(json.dumps(results, indent=1, default=str))
+    (out / "tuner_gpu.txt").write_text(table(results) + "\n")
     print(table(results), flush=True)
 
 
