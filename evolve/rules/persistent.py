@@ -32,15 +32,13 @@ class Grid:
 
 
 def rewrite(source: Source, context: Context) -> Applied:
-    if len(source.launches) != 1:
-        raise No(f"The entry makes {len(source.launches)} launches; the rule handles one.")
-    launch = source.launches[0]
+    launch = _launch(source)
     kernel = source.kernels[launch.kernel]
     if "tl.num_programs" in source.code(kernel.node):
         raise No(f"{kernel.name} already steps by the number of programs.")
     pid, var = _program(source, kernel)
     grid = grid_of(source, launch)
-    if len(grid.axes) > 1 and not _splits(source, kernel):
+    if len(grid.axes) > 2 or (len(grid.axes) == 2 and not _splits(source, kernel)):
         raise No("The grid has more than one axis, of which the rule would shorten only the first.")
     tiles, programs, each = source.fresh("tiles"), source.fresh("programs"), source.fresh("PROGRAMS_PER_SM")
     edits = Edits(source)
@@ -61,6 +59,16 @@ def rewrite(source: Source, context: Context) -> Applied:
         edits.before(launch.statement, size)
         edits.expression(launch.grid, f"({whole},)" if len(grid.axes) == 1 else f"({whole})")
     return Applied(source=edits.result(), hypothesis=REASON)
+
+
+def _launch(source: Source) -> Launch:
+    """The only one, or of several the one whose kernel multiplies tiles."""
+    found = list(source.launches)
+    if len(found) > 1:
+        found = [x for x in found if "tl.dot(" in source.code(source.kernels[x.kernel].node)]
+    if len(found) != 1 or found[0].statement not in source.entry.body.body:
+        raise No(f"The entry makes {len(source.launches)} launches; the rule handles one, outside of branches.")
+    return found[0]
 
 
 def _program(source: Source, kernel: Kernel) -> tuple[Bind, str]:

@@ -13,7 +13,7 @@ import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
-from evolve.rules.match import RANGES, dot_loop
+from evolve.rules.match import RANGES
 from evolve.rules.source import Kernel, Source
 from evolve.rules.symbols import Scope
 
@@ -62,11 +62,9 @@ def _has_depth(source: Source, kernel: Kernel, scope: Scope, loop: cst.For) -> b
     stated = [k.value for k in node.keywords if k.arg == "num_stages"] if isinstance(node, ast.Call) else []
     if stated:
         return not isinstance(stated[0], ast.Constant)
-    try:
-        found = dot_loop(source, kernel)
-    except No:
-        return False
-    return found.loop.node is loop and found.launch.options.get("num_stages") in source.tunables
+    launches = [launch for launch in source.launches if launch.kernel == kernel.name]
+    tunable = any(launch.options.get("num_stages") in source.tunables for launch in launches)
+    return "tl.dot(" in source.code(loop) and tunable
 
 
 RULE = Rule(

@@ -27,7 +27,7 @@ STEPS = (32, 64, 128)
 def rewrite(source: Source, context: Context) -> Applied:
     found = [(kernel, *dot) for kernel in source.kernels.values() for dot in _dots(source, kernel)]
     if not found:
-        raise No("There is no tl.dot.")
+        raise No("No kernel of the file multiplies tiles by tl.dot.")
     dtypes = {str(w.params.get("dtype")) for w in context.workloads}
     if dtypes and all(d.startswith("float8") for d in dtypes):
         return _exact(source, found)

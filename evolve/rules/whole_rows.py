@@ -57,14 +57,15 @@ def _mask(scope: Scope) -> tuple[Bind, str, str, str]:
             continue
         alone = isinstance(bind.line, cst.SimpleStatementLine) and len(bind.line.body) == 1
         used = re.search(rf"mask={bind.name}\b", code)
-        if not alone or not used or len(scope.of(bind.name)) != 1 or not isinstance(node.left, ast.Name):
+        names = isinstance(node.left, ast.Name) and isinstance(node.comparators[0], ast.Name)
+        if not alone or not used or not names or len(scope.of(bind.name)) != 1:
             continue
         try:
             index = scope.value(node.left, bind.at)
         except No:
             continue
         if len(index.vecs) == 1 and not index.scalars and index.vecs[0].offset == "0" and index.vecs[0].stride == "1":
-            return bind, node.left.id, index.vecs[0].block, ast.unparse(node.comparators[0])
+            return bind, ast.unparse(node.left), index.vecs[0].block, ast.unparse(node.comparators[0])
     raise No(f"{scope.kernel.name} has no mask `index < width` of a whole row.")
 
 
