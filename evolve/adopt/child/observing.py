@@ -160,7 +160,7 @@ def _concluded(runner: Runner, smaller: Smaller, trials: list[Trial], floats: Ma
         smaller.trials, key=lambda t: sum(v.numel() for v in t.given.values() if isinstance(v, torch.Tensor))
     )
     families, left_out = (["given"], {}) if exact else bounds.families(runner, small, outputs, rows)
-    _follow(runner, smaller.trials[0].workload, outputs, floats)
+    _follow(runner, smaller, outputs, floats)
     assert runner.call is not None
     return {
         "arguments": rows,
@@ -201,7 +201,7 @@ def _dots(function: Any) -> bool:
     return ".dot(" in text and "ieee" not in text and "allow_tf32=False" not in text
 
 
-def _follow(runner: Runner, small: Workload, outputs: list[Json], floats: Mapping[str, Scalar]) -> None:
+def _follow(runner: Runner, smaller: Smaller, outputs: list[Json], floats: Mapping[str, Scalar]) -> None:
     """Which outputs have the inputs' half precision, whichever that is."""
     if not floats:
         return
@@ -210,14 +210,13 @@ def _follow(runner: Runner, small: Workload, outputs: list[Json], floats: Mappin
     if runner.device == "cpu":  # float16 in place of bfloat16: what is float16 now followed
         follow = candidates if here == "float16" else []
     else:
-        other = Workload(name="stand_in", params={**small.params, own.FLOATS: "float16"}, role="check")
-        try:
-            trial = runner.run(other)
+        params = {k: v for k, v in smaller.trials[0].workload.params.items() if k != own.FLOATS}
+        other = Smaller(runner, {own.FLOATS: "float16"})
+        other.trials = smaller.trials  # what it disagrees with, and that something has run
+        trial = other.attempt("stand_in", params)
+        follow = []
+        if isinstance(trial, Trial):
             follow = [o for o in candidates if own.dtype_name(roles.tensor_of(o, trial)) == "float16"]
-        except (Refused, RuntimeError, AssertionError, ValueError, TypeError):
-            follow = []
-            for output in outputs:
-                output["no_stand_in"] = True
     for output in follow:
         output["dtype"] = own.FLOATS
 
@@ -228,21 +227,12 @@ def _sizes(runner: Runner, timed: list[Workload], smaller: Smaller) -> dict[str,
     if not more:
         more = list(workloads.derived(timed, smaller.odd))
         if runner.device != "cpu":
-            more = [w for w in more if _runs(runner, w, smaller.trials[0].workload)]
+            more = [w for w in more if isinstance(smaller.attempt(w.name, w.params), Trial)]
     return {
         "derived": len(every) == len(timed),
         "workloads": workloads.rows([*timed, *more]),
         "interpreted": workloads.rows([t.workload for t in smaller.trials]),
     }
-
-
-def _runs(runner: Runner, workload: Workload, like: Workload) -> bool:
-    floats = {k: v for k, v in like.params.items() if k == own.FLOATS}
-    try:
-        runner.run(Workload(name=workload.name, params={**floats, **workload.params}))
-    except (Refused, RuntimeError, AssertionError, ValueError, TypeError):
-        return False
-    return True
 
 
 def main() -> None:

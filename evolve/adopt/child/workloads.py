@@ -93,17 +93,25 @@ class Smaller:
                 self.notes.append(f"{name}={smaller[name]} is left out: {found}")
 
     def _tried(self, name: str, params: Mapping[str, Scalar]) -> Trial | str:
+        trial = self.attempt(name, params)
+        if isinstance(trial, Trial):
+            self.trials.append(trial)
+        return trial
+
+    def attempt(self, name: str, params: Mapping[str, Scalar]) -> Trial | str:
+        """Both on these sizes, or why not. A refusal is one only before anything has run."""
         workload = Workload(name=name, params={**self.floats, **params}, role="check")
         try:
             trial = self.runner.run(workload)
-        except Refused:
-            raise
+        except Refused as refused:
+            if not self.trials:
+                raise
+            return str(refused)
         except (Exception, SystemExit) as error:  # the user's own code and Triton may raise anything
             lines = str(error).strip().splitlines()
             return f"{type(error).__name__}{': ' + lines[-1] if lines else ''}"
         if self.trials and (said := _disagrees(trial)):
             return said
-        self.trials.append(trial)
         return trial
 
 
