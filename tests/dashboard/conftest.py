@@ -128,7 +128,7 @@ def served(serve: Callable[..., Served], shelf: Path) -> Served:
     return Served(url=made.url.rstrip("/"), process=made.process)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop at work in this thread: other modules want none
 def browser() -> Iterator[Any]:
     """Skips by name where there is no Chromium; a machine that says it is CI must have one."""
     if CHROMIUM is None:
