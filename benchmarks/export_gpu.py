@@ -2,9 +2,9 @@
 
     python benchmarks/export_gpu.py --out DIR --seconds 240
 
-Two short runs (matmul, attention) are made, exported and verified side by side; then each part runs in a process of its
-own and writes DIR/<part>.json, so that one that fails costs nothing but itself. Without a GPU the packages run the
-library, and what can be tried without one is.
+Two short runs (matmul, attention) are made, exported and verified, one after the other, for nothing is promoted while
+another process is on the GPU; then each part runs in a process of its own and writes DIR/<part>.json, so that one
+that fails costs nothing but itself. Without a GPU the packages run the library, and what can be tried without one is.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ RUNS = {
         "seed": "attention",
     },
 }
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 BOUND = 8e-3  # bf16, of each answer; two of them are at most twice that apart
 
 
@@ -47,7 +48,7 @@ BOUND = 8e-3  # bf16, of each answer; two of them are at most twice that apart
 
 
 def make(name: str, out: Path, seconds: float) -> subprocess.Popen[str]:
-    """One process that runs and then exports, so that both problems' builds share the cores."""
+    """One process that runs and then exports."""
     import yaml
 
     config = {
@@ -69,10 +70,9 @@ def make(name: str, out: Path, seconds: float) -> subprocess.Popen[str]:
         f"set -e; {sys.executable} -m evolve run --config {name}.yaml --name {name} || true; "
         f"{sys.executable} -m evolve export {name} --to {to} || {sys.executable} -m evolve export {name}:0 --to {to}"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     log = (work / "log").open("w")
     command = ["timeout", str(int(seconds)), "bash", "-c", script]
-    return subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=log, text=True)
+    return subprocess.Popen(command, cwd=work, env=ENVIRONMENT, stdout=log, stderr=log, text=True)
 
 
 def made(name: str, out: Path, process: subprocess.Popen[str], began: float) -> dict[str, Any]:
@@ -441,7 +441,7 @@ PARTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
 def run_part(name: str, out: Path, seconds: float) -> dict[str, Any]:
     """In a process of its own. Forced parts run the kernel whether or not it was faster; without a GPU nothing is."""
     force = PARTS[name][1]
-    environment = {**os.environ, "PYTHONPATH": f"{out / 'packages'}:{ROOT}"}
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{out / 'packages'}:{ENVIRONMENT['PYTHONPATH']}"}
     if force:
         environment |= {"FAST_MATMUL_FORCE": force, "FAST_ATTENTION_FORCE": force}
     command = [sys.executable, __file__, "--out", str(out), "--part", name]
@@ -479,9 +479,8 @@ def packaged(out: Path, seconds: float) -> dict[str, Any]:
 def refreshed(out: Path, seconds: float) -> dict[str, Any]:
     folder = out / "packages" / "fast_attention"
     command = [sys.executable, "-m", "evolve", "refresh", str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     began = time.time()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=seconds, check=False)
     return {
         "status": done.returncode,
         "seconds": round(time.time() - began, 1),
@@ -511,10 +510,8 @@ def main() -> None:
         (out / "all.json").write_text(json.dumps(whole, indent=1, default=str))
         print(f"== {name}: {json.dumps(whole[name], default=str)[:1500]}", flush=True)
 
-    began = time.time()
-    processes = {name: make(name, out, options.seconds * 0.7) for name in RUNS}
-    for name, process in processes.items():
-        keep(f"export {name}", lambda n=name, p=process: made(n, out, p, began))
+    for name in RUNS:
+        keep(f"export {name}", lambda n=name: made(n, out, make(n, out, options.seconds * 0.35), time.time()))
     for name in PARTS:
         left = end - time.time()
         keep(name, lambda n=name, s=left: run_part(n, out, max(20.0, min(90.0, s))) if s > 5 else {"skipped": "time"})

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from evolve.journal import Journal
-from evolve.lineage import ancestors
+from evolve.journal_schema import Row
+from evolve.lineage import ancestors, top
 from evolve.sentences import figure
 from evolve.terminal.words import line, microseconds, score_of
 from evolve.types import Attempt
@@ -21,7 +22,8 @@ def summary(console: Console, journal: Journal, best: Attempt | None, why: str, 
     folder = journal.folder
     _say(console, f"\n{folder.name} ended: {why}.")
     if best is None:
-        _say(console, "No candidate passed the judge.")
+        leading = top(journal, 1)
+        _say(console, _unpromoted(leading[0]) if leading else "No candidate passed the judge.")
     else:
         _say(console, f"Best: {best.id} by {line(best.candidate.member)}, score {figure(best.evaluation)}.")
         if began := _beginning(journal, best):
@@ -36,6 +38,13 @@ def summary(console: Console, journal: Journal, best: Attempt | None, why: str, 
     wide = max((len(command) for command, _ in told if len(command) <= WIDEST), default=0)
     for command, what in told:
         _say(console, f"  {command:<{wide}}  {what}")
+
+
+def _unpromoted(leading: Row) -> str:
+    return (
+        f"Nothing was promoted. {leading.candidate_id} leads with {score_of(leading)} on a first figure; its page says "
+        "what kept it from being the best, such as another process on the GPU."
+    )
 
 
 def _say(console: Console, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -197,3 +198,20 @@ def test_parameters_of_what_was_not_timed_follow_the_table():
     given = {w.name: {"BLOCK_M": i} for i, w in enumerate(timed)}
     filled = Signature(problem, problem.variant("bf16")).filled(given)
     assert filled == {**given, "held": given["large"], "row": given["one"], "odd": given["col"]}
+
+
+@pytest.mark.parametrize("scratch", [0, 128])
+def test_the_bare_launch_has_the_allocator_that_a_person_would_have_set(scratch):
+    from triton.runtime import _allocation
+
+    seen = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **kwargs: seen.append(_allocation._allocator.get() is not _allocation._NULL_ALLOCATOR)
+
+    compiled = SimpleNamespace(metadata=SimpleNamespace(global_scratch_size=scratch))
+    record = SimpleNamespace(watch=SimpleNamespace(made=[]), launches=[(Kernel(), compiled, (1,), (), {})])
+    timing.bare(record)()
+    assert seen == [bool(scratch)]
+    assert _allocation._allocator.get() is _allocation._NULL_ALLOCATOR

@@ -53,7 +53,8 @@ def adopted(name: str, folder: Path, seconds: float) -> dict:
 
 
 def run(words, folder: Path, seconds: float) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(KERNELS.parents[2])}
+    places = [str(KERNELS.parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": os.pathsep.join(places)}
     try:
         return subprocess.run(
             [*EVOLVE, *words],
