@@ -174,7 +174,7 @@ class Pipeline:
             return ready, {}
         with record.stage("model"):
             promise = promise_of(self._as_it_came(ready), self.modelled_on, self.problem, self.variant)
-        if skipped(promise, ready.job):
+        if skipped(promise, ready.job, tuned=self.tune is not untuned and bool(ready.screened.tune)):
             raise refusal(promise)
         record.evidence["model"] = evidence_of(promise, skips=False)
         trait = {TRAIT: round(promise.modelled_us, 3)} if promise.modelled_us else {}

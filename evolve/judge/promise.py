@@ -5,7 +5,9 @@ model is wrong about in both cancels, and no child pays for its parent's tuner. 
 2.5 times slower is not run: its verdict is REJECTED at the stage "model", in words that say it is a guess. It is no
 verdict of its own, because to everyone who reads verdicts it means what REJECTED means: refused before it ran, with the
 reason and what to do. One in twenty is run all the same, so that the model's mistakes come to light; which one follows
-from the run's secret. Confirmations, seeds and candidates whose work could not be counted are never skipped.
+from the run's secret. Confirmations, seeds and candidates whose work could not be counted are never skipped, nor are
+those whose numbers a tuner will search: a persistent grid was refused twice in one run for the tiles it came with, and
+what it is worth shows at tiles of its own.
 """
 
 from __future__ import annotations
@@ -60,8 +62,9 @@ def promise_of(ready: Ready, target: Target, problem: Problem, variant: Variant)
     )
 
 
-def skipped(promise: Promise, job: Job) -> bool:
-    if job.mode == "confirm" or not promise.counted or promise.ratio <= SLOWER:
+def skipped(promise: Promise, job: Job, *, tuned: bool = False) -> bool:
+    """`tuned` says that the parameters it came with are only where a tuner starts."""
+    if tuned or job.mode == "confirm" or not promise.counted or promise.ratio <= SLOWER:
         return False
     drawn = random.Random(f"{job.random_seeds}/{job.candidate.digest}/let through").random()
     return drawn >= LET_THROUGH

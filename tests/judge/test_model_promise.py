@@ -35,6 +35,10 @@ def test_only_much_slower_ones_are_skipped_and_one_in_twenty_of_those_is_not():
     assert [skipped(promised(9.0), job(n)) for n in range(50)] == [skipped(promised(9.0), job(n)) for n in range(50)]
 
 
+def test_what_a_tuner_will_search_is_not_judged_by_what_it_came_with():
+    assert not any(skipped(promised(50.0), job(n), tuned=True) for n in range(100))
+
+
 def test_a_confirmation_and_what_could_not_be_counted_are_never_skipped():
     assert not any(skipped(promised(50.0), job(n, mode="confirm")) for n in range(100))
     assert not any(skipped(promised(50.0, notes=("a loop's length depends on data",)), job(n)) for n in range(100))
@@ -102,10 +106,12 @@ def test_a_turn_is_given_back_after_a_fault():
 def test_the_pipeline_ends_at_the_model_or_goes_on_with_its_word(monkeypatch):
     line = object.__new__(pipeline.Pipeline)
     line.modelled_on, line.problem, line.variant = SimpleNamespace(), None, None
+    line.tune = pipeline.untuned
+    declared = SimpleNamespace(tune={"BLOCK": (1, 2)})
     for number, ratio in enumerate((1.2, 9.0)):
         monkeypatch.setattr(pipeline, "promise_of", lambda *_, ratio=ratio: promised(ratio))
         record = pipeline.Record()
-        ready = Ready(job=job(number), screened=None, gated=None, built=None, parameters={})
+        ready = Ready(job=job(number), screened=declared, gated=None, built=None, parameters={})
         if ratio > SLOWER:
             with pytest.raises(Ruling) as caught:
                 line._promised(ready, record)
@@ -114,5 +120,7 @@ def test_the_pipeline_ends_at_the_model_or_goes_on_with_its_word(monkeypatch):
             again, trait = line._promised(ready, record)
             assert (again.promise, trait) == (pytest.approx(1.2), {TRAIT: 120.0})
             assert record.evidence["model"]["ratio"] == 1.2
+    line.tune = lambda ready: ready
+    assert line._promised(ready, pipeline.Record())[0].promise == pytest.approx(9.0), "a tuner will search it"
     line.modelled_on = None
     assert line._promised(ready, pipeline.Record()) == (ready, {})
