@@ -66,11 +66,12 @@ class Tuner:
         self._whole = self._shuffled() if self.size <= points else None
         self._sampler = None if self._whole is not None else _Sampler(self.space, random_seed, points)
 
-    def ask(self, n: int = 1) -> list[Point]:
-        """Up to `n` points, each of which is to be told. Fewer where the budget or the space ends; none: it is over."""
+    def ask(self, n: int = 1, *, near: bool = False) -> list[Point]:
+        """Up to `n` points, each of which is to be told. Fewer where the budget or the space ends; none: it is over.
+        With `near` only points one step from the best: the sampler finds the valley and is slow to its bottom."""
         found: list[Point] = []
         while len(found) < min(n, self.points) and len(self._asked) < self.points:
-            point = self._next()
+            point = self._next(near)
             if point is None:
                 break
             key = key_of(point)
@@ -118,6 +119,11 @@ class Tuner:
         first = next(i for i, t in enumerate(self.trials) if t.value_us is not None and t.value_us <= most)
         return len(self.trials) - first - 1
 
+    @property
+    def settled(self) -> bool:
+        """Every point one step from the best was asked, or cannot work."""
+        return self._first(self._neighbours()) is None
+
     def leaders(self, n: int) -> list[Trial]:
         return sorted((t for t in self.trials if t.value_us is not None), key=lambda t: t.value_us or 0.0)[:n]
 
@@ -128,13 +134,15 @@ class Tuner:
 
     # --- where points come from ---
 
-    def _next(self) -> Point | None:
+    def _next(self, near: bool) -> Point | None:
         while self._start:
             point = self._start.popleft()
             if key_of(point) not in self._asked:
                 return point
         if self._whole is not None:
             return self._first(self._whole)
+        if near:
+            return self._first(self._neighbours())
         return self._proposed() or self._first(self._neighbours()) or self._first(self._anywhere())
 
     def _proposed(self) -> Point | None:
@@ -147,7 +155,7 @@ class Tuner:
         return None
 
     def _neighbours(self) -> list[Point]:
-        """One step from the best in one parameter: where a sampler that repeats itself has settled."""
+        """One step from the best in one parameter."""
         if self.best is None:
             return []
         steps: list[Point] = []

@@ -267,3 +267,22 @@ def test_what_is_suggested_is_asked_next_and_once():
     limited = Tuner(SPACE, points=20, feasible=lambda p: "no" if p["BLOCK_M"] == 16 else None)
     limited.suggest([{**BEST, "BLOCK_M": 16}, BEST])
     assert limited.ask()[0] == BEST
+
+
+def test_near_asks_beside_the_best_and_nowhere_else_until_it_is_settled():
+    space = {"a": (1, 2, 4, 8, 16), "b": (1, 2, 3, 4, 5), "c": (1, 2, 3, 4, 5)}
+    tuner = Tuner(space, start=[{"a": 4, "b": 2, "c": 2}], points=60)
+    best = (4, 2, 2)
+    for point in tuner.ask(1):
+        tuner.tell(point, 100.0)
+    while asked := tuner.ask(1, near=True):
+        (point,) = asked
+        here = (point["a"], point["b"], point["c"])
+        steps = [abs(space[n].index(x) - space[n].index(y)) for n, x, y in zip("abc", here, best, strict=True)]
+        assert sum(steps) == 1
+        value = 10.0 + sum((space[n].index(x) - goal) ** 2 for n, x, goal in zip("abc", here, (4, 3, 0), strict=True))
+        tuner.tell(point, value)
+        best = tuple(tuner.best.point[n] for n in "abc")
+    assert best == (16, 4, 1)
+    assert tuner.settled
+    assert tuner.ask(1), "elsewhere there is more to try"

@@ -6,6 +6,7 @@ Evidence is JSON that people read in a year; nothing here decides anything, and 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from math import isfinite
@@ -17,6 +18,7 @@ from evolve.problem import Problem, Variant
 from evolve.types import Job, Json
 
 LOG_TAIL = 2000
+STAGING = re.compile(r"/[^\s\"']*/staging/[^\s\"'/]+/")
 
 
 def of_job(job: Job, problem: Problem, variant: Variant) -> Json:
@@ -86,4 +88,9 @@ def finite(value: Json) -> Json:
 
 def _assembly(binary: Binary, kind: str) -> str | None:
     file = Path(binary.path) / f"kernel.{kind}"
-    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+    return nameless(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else None
+
+
+def nameless(text: str) -> str:
+    """Without the folder that the compiler happened to work in: it names a machine and its user, and a run is sent."""
+    return STAGING.sub("", text)

@@ -163,7 +163,11 @@ class Session:
 
     def _search(self) -> None:
         last, batch = 0.0, self.sitting.batch
-        while asked := [(name, point) for name, tuner in self._hopeful().items() for point in tuner.ask(batch)]:
+        while asked := [
+            (name, point)
+            for name, tuner in self._hopeful().items()
+            for point in tuner.ask(batch, near=self._stale(tuner))
+        ]:
             begun = time.monotonic()
             self.rounds += 1
             self._round([(name, point, self._point(name, point)) for name, point in asked])
@@ -174,7 +178,7 @@ class Session:
             if all(tuner.spent for tuner in self.tuners.values()):
                 return
             if all(tuner.spent for tuner in self._hopeful().values()):
-                self.ended = f"nothing better came up among the last {self._patience} points"
+                self.ended = f"nothing better came up among the last {self._patience} points, nor beside the best"
                 return
             if self._spent() + last > self.bench.tuning.seconds:
                 self.ended = "the next round would not have ended in time"
@@ -187,12 +191,13 @@ class Session:
 
     def _hopeful(self) -> dict[str, Tuner]:
         """Workloads for which more points may be worth their builds: a child whose parent was tuned well is done soon.
-        A space that fits into the budget is tried whole all the same."""
-        return {
-            name: tuner
-            for name, tuner in self.tuners.items()
-            if tuner.size <= tuner.points or tuner.stale(BETTER) < self._patience
-        }
+        Nobody is left before every point beside the best was tried: on an H200 a square product was left after 20 of 72
+        points with one stage too few, 8 % behind what trying them all finds."""
+        return {name: t for name, t in self.tuners.items() if not self._stale(t) or not t.settled}
+
+    def _stale(self, tuner: Tuner) -> bool:
+        """A space that fits into the budget is tried whole all the same."""
+        return tuner.size > tuner.points and tuner.stale(BETTER) >= self._patience
 
     def _spent(self) -> float:
         return time.monotonic() - self.began
