@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -52,11 +53,36 @@ def examine(problem: Problem, variant: Variant, *, device: str = "cpu", random_s
     workloads = problem.small(variant) if device == "cpu" else problem.of_role("check", variant)
     if not workloads:
         yield Finding(what="workloads", state="wrong", sentence=_no_workloads(device))
+    unmoved = set(_given(problem)) if workloads else set()
     for workload in workloads:
-        yield from _shapes(problem, workload, device, random_seed)
-        yield from _baselines(problem, judged, workload, device, random_seed)
-        yield from _moves(problem, workload, device, random_seed)
-        yield from _mutants(problem, judged, workload, device, random_seed)
+        with untouched_gpu() if device == "cpu" else nullcontext():
+            found = [*_shapes(problem, workload, device, random_seed)]
+            found += _baselines(problem, judged, workload, device, random_seed)
+            found += _moves(problem, workload, device, random_seed, unmoved)
+            found += _mutants(problem, judged, workload, device, random_seed)
+        yield from found
+    # At one size an input may be without effect (what a single key is asked does not matter), not at all of them.
+    moving = [a.name for a in problem.arguments if a.role in ("value", "in_out")]
+    for name in [name for name in moving if name in unmoved]:
+        sentence = f"the answer does not depend on {name}; is it passed to the reference?"
+        yield Finding(what="inputs", state="wrong", sentence=sentence)
+
+
+@contextmanager
+def untouched_gpu() -> Iterator[None]:
+    """A problem's functions see no GPU. A library that they try on one would open a CUDA context in this process, which
+    holds hundreds of megabytes, and which the judge on that GPU rightly takes for somebody else's."""
+    cuda = cast("Any", torch.cuda)
+    before = cuda.is_available, cuda._lazy_init
+    cuda.is_available, cuda._lazy_init = (lambda: False), _no_cuda
+    try:
+        yield
+    finally:
+        cuda.is_available, cuda._lazy_init = before
+
+
+def _no_cuda() -> None:
+    raise RuntimeError("CUDA is not used here: what is examined on the CPU leaves the GPU to the judge")
 
 
 def _no_workloads(device: str) -> str:
@@ -190,20 +216,22 @@ def _held(
 # --- The answer must depend on what it is asked ---------------------------------------------------------------------
 
 
-def _moves(problem: Problem, workload: Workload, device: str, random_seed: int) -> Iterator[Finding]:
+def _moves(problem: Problem, workload: Workload, device: str, random_seed: int, unmoved: set[str]) -> Iterator[Finding]:
+    """Takes out of `unmoved` what the answer depends on at this size."""
     first = problem.make_inputs(workload, device, random_seed)
     answer = reference_of(problem, workload, first)
     for position, (name, role) in enumerate(zip(_given(problem), _roles(problem), strict=True)):
         if role not in ("value", "in_out") or not isinstance(first[position], torch.Tensor):
+            unmoved.discard(name)
             continue
         other = list(problem.make_inputs(workload, device, random_seed))
         other[position] = problem.make_inputs(workload, device, random_seed + 1)[position]
         if torch.equal(other[position], first[position]):
             sentence = f"two random seeds give the same {name}; candidates could learn the answer by heart."
             yield Finding(what="random seeds", state="wrong", sentence=sentence, workload=workload.name)
-        elif _equal(answer, reference_of(problem, workload, other)):
-            sentence = f"the answer does not depend on {name}; is it passed to the reference?"
-            yield Finding(what="inputs", state="wrong", sentence=sentence, workload=workload.name)
+            unmoved.discard(name)
+        elif name in unmoved and not _equal(answer, reference_of(problem, workload, other)):
+            unmoved.discard(name)
 
 
 def _equal(these: Mapping[str, torch.Tensor], those: Mapping[str, torch.Tensor]) -> bool:

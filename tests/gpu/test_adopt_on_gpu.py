@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script the repository's root is not on the path
+
 from evolve.judge.gpu.nvml import count
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(count() == 0, reason="no NVIDIA GPU answers here")]

@@ -76,3 +76,38 @@ def test_a_baseline_that_is_not_there_is_skipped_by_name() -> None:
     skipped = [f for f in findings if f.state == "skipped"]
     assert {f.sentence for f in skipped} == {"the library is not installed"}
     assert {f.what for f in skipped} == {"baseline absent"}
+
+
+def test_what_is_examined_on_the_cpu_never_opens_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own context would stand on the GPU as a stranger's, and nothing would be promoted."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    touched = []
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: touched.append("a context"))
+
+    def tried(workload: Any) -> str | None:
+        if not torch.cuda.is_available():
+            return "it needs a GPU"
+        touched.append(workload.name)
+        return None
+
+    def moved(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a.to("cuda") @ b
+
+    baselines = (Baseline(name="tried", call=torch.matmul, unavailable=tried), Baseline(name="moved", call=moved))
+    findings = list(examine(replace(MATMUL, baselines=baselines), MATMUL.variant("fp16")))
+    assert touched == []
+    assert {(f.what, f.state) for f in findings if f.what.startswith("baseline")} == {
+        ("baseline tried", "skipped"),
+        ("baseline moved", "skipped"),
+    }
+    assert torch.cuda.is_available()
+
+
+def test_an_input_may_be_without_effect_at_one_size() -> None:
+    """A single key's answer does not depend on the query."""
+
+    def reference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a @ (b if a.shape[0] > 33 else torch.ones_like(b))
+
+    problem = replace(MATMUL, reference=reference, baselines=())
+    assert not [f for f in examine(problem, MATMUL.variant("fp16")) if f.what == "inputs"]
