@@ -32,6 +32,7 @@ from evolve.types import Candidate, Evaluation, Job, Json, Workload
 
 SCHEMA = 1
 SEED = "seed"
+SEED_TUNED = "seed_tuned"  # its parameters were searched for as long as the candidate's
 Told = Callable[[Mapping[str, Json]], None]
 
 
@@ -47,7 +48,7 @@ class Order:
     against: tuple[str, ...] = ()  # names, or words of names; empty: all there are, and the seed
     fail_under: float | None = None
     min_roofline: float | None = None
-    tune: float | None = None  # seconds that a file's parameters may be searched for; None: it runs at its defaults
+    tune: float | None = None  # seconds that parameters may be searched for, the seed's as well; None: as they come
     seconds: float = contest.SECONDS  # of samples, a workload
     compiles: bool = True  # whether baselines that compile at their first call take part
 
@@ -87,7 +88,7 @@ def bench_of(order: Order) -> Iterator[Bench]:
     problem, left_out = _shown(whole, wiring.variant(asked.config, whole))
     names, with_seed = chosen(problem, order.against)
     tuner = asked.config.tuner
-    tuner = replace(tuner, enabled=order.tune is not None and not asked.chosen, seconds=order.tune or tuner.seconds)
+    tuner = replace(tuner, enabled=order.tune is not None, seconds=order.tune or tuner.seconds)
     config = replace(asked.config, tuner=tuner)
     seed = judging.plain_seed(config, problem)
     job = replace(_fresh(asked.job), parameters=asked.chosen)
@@ -251,27 +252,32 @@ def _field(pipeline: Pipeline, job: Job, seed: str | None, with_seed: bool, name
         return Field(ready=ready, rivals={}, baselines=names)
     if seed is None:
         return Field(ready=ready, rivals={}, baselines=names, absent={SEED: "the problem has no seed beside it"})
-    if seed == job.candidate.source and all(p == ready.screened.defaults for p in ready.parameters.values()):
+    own = seed == job.candidate.source
+    if own and all(p == ready.screened.defaults for p in ready.parameters.values()):
         return Field(ready=ready, rivals={}, baselines=names, absent={SEED: "it is the candidate itself"})
-    rival, why_not = _seed(pipeline, seed)
-    if rival is None:
-        return Field(ready=ready, rivals={}, baselines=names, absent={SEED: why_not})
-    return Field(ready=ready, rivals={SEED: rival}, baselines=names)
+    rivals, absent = _seeds(pipeline, seed, tuned=not own)
+    return Field(ready=ready, rivals=rivals, baselines=names, absent=absent)
 
 
-def _seed(pipeline: Pipeline, source: str) -> tuple[Ready | None, str]:
-    """The plain seed at its defaults. On a GPU it is checked, as the candidate was; elsewhere nothing of it is run."""
+def _seeds(pipeline: Pipeline, source: str, *, tuned: bool) -> tuple[dict[str, Ready], dict[str, str]]:
+    """The plain seed at its defaults and, where parameters are searched at all, at the best that a search as long as
+    the candidate's finds for it. On a GPU it is checked, as the candidate was; elsewhere nothing of it is run."""
     candidate = Candidate(step=0, source=source, member="seed", kind="seed")
     job = _fresh(Job(candidate=candidate))
     try:
         ready = pipeline.prepare(job, Record())
         if isinstance(pipeline.device, GpuDevice):
             pipeline.device.check(ready)
+        best = pipeline.tune(ready) if tuned else ready
     except Ruling as ruling:
-        return None, f"{ruling.verdict} in {ruling.stage}: {ruling.feedback}"
+        return {}, {SEED: f"{ruling.verdict} in {ruling.stage}: {ruling.feedback}"}
     finally:
         pipeline.device.leave(job)
-    return ready, ""
+    if not best.tuning:
+        return {SEED: ready}, {}
+    if best.parameters == ready.parameters:
+        return {SEED: ready}, {SEED_TUNED: "its defaults are the best that was found"}
+    return {SEED: ready, SEED_TUNED: best}, {}
 
 
 def _environment(calibration: Mapping[str, Json], opened: Mapping[str, Json]) -> dict[str, Json]:

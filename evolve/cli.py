@@ -284,7 +284,7 @@ def bench(
         float | None, typer.Option(help="Fail if a share of the roofline lies below with its whole interval.")
     ] = None,
     tune: Annotated[
-        float | None, typer.Option(help="Search a FILE's parameters for so long first.", metavar="SECONDS")
+        float | None, typer.Option(help="Search its parameters, and the seed's, for so long first.", metavar="SECONDS")
     ] = None,
     seconds: Annotated[float, typer.Option(help="Of samples, at most, a workload.")] = 10.0,
     compiled: Annotated[bool, typer.Option(help="With baselines that compile first, or without.")] = True,

@@ -93,6 +93,8 @@ def wanted(order: Order) -> Wanted:
     with closing(Journal.open(place.folder)) as journal:
         attempt = journal.attempt(journal.resolve(place.selector or "best"))
         config = _with(load_config(place.folder / "config.yaml"), order)
+        if order.problem:  # as that file has it, its timing list included
+            config = replace(config, workloads=())
         same = not (order.problem or order.variant or order.backend or order.workload)
         job = _job(attempt.candidate, order, attempt.evaluation.evidence.get("replay", {}) if same else {})
         calibration = journal.environment.get("calibration") if same else None

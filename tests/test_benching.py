@@ -205,6 +205,22 @@ def test_the_table_and_the_picture_say_what_the_rows_say(capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
+def test_the_seed_is_tuned_as_long_as_the_candidate(place: Any) -> None:
+    (place.folder / "evaluators").mkdir()
+    (place.folder / "seeds").mkdir()
+    for name in ("evaluators/layernorm_residual.py", "seeds/layernorm_residual.py"):
+        (place.folder / name).write_text((ROOT / name).read_text())
+    other = (ROOT / "seeds/layernorm_residual.py").read_text().replace("num_warps=4", "num_warps=32")
+    (place.folder / "mine.py").write_text(other)
+    words = ["-p", "evaluators/layernorm_residual.py", "--workload", "1024", "--backend", "cpu", "--tune", "20"]
+    data = json.loads(place.evolve("bench", "mine.py", *words, "--json").out)
+    (row,) = data["workloads"]
+    beside = {b["name"]: b["ratio"] for b in row["against"]}
+    assert row["parameters"]["num_warps"] < 32
+    assert beside["seed"] >= beside["seed_tuned"] == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.slow
 def test_a_wrong_kernel_gets_no_number(place: Any) -> None:
     source = (ROOT / "seeds/layernorm_residual.py").read_text().replace("variance + eps", "variance + 0.01")
     (place.folder / "wrong.py").write_text(source)

@@ -23,7 +23,7 @@ from evolve.config.tree import EDIT_KINDS, OPTIONS, TARGETS
 from evolve.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 HEAD = "problem: evaluators/matmul.py\nseeds: [seeds/matmul.py]\n"
 BUDGET = "budget: {steps: 9}\n"
 
