@@ -166,11 +166,10 @@ def overhead() -> dict[str, Any]:
         figures = {name: sorted(v)[2] for name, v in rounds.items()}
         with torch.inference_mode():
             figures["function, inference_mode"] = timing.host_us(module.matmul, (a, b))
-        key = tuple(k for t in (a, b) for k in dispatch._keys(t))
         found[str(m)] = {
             **figures,
             "function / bare": figures["function"] / figures["bare"],
-            "replayed": getattr(dispatch.FAST.get(key), "__name__", "?"),
+            "replayed": dispatch.way((a, b)),
             "spread": {name: [min(v), max(v)] for name, v in rounds.items()},
         }
     return found

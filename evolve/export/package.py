@@ -25,7 +25,8 @@ from evolve.types import Json, Workload
 
 VERSION = "0.1.0"
 HEADER = "| workload | runs | µs | library µs | ratio [95 %] | eager µs | library eager µs |"
-PLAIN_FILES = ("_dispatch.py", "_operator.py", "_replay.py", "_table.py", "bench.py")
+PLAIN_FILES = ("_dispatch.py", "_known.py", "_operator.py", "_replay.py", "_table.py", "bench.py")
+INDEXED = 3  # as in _dispatch.py
 GRADIENT = "Gradients are computed by the backward that the problem defines, from the library's operations."
 NO_GRADIENT = "Where a gradient is needed the library runs instead of the kernel, forward and backward."
 FASTER = "The kernel runs where it was measured to be faster than the library; everywhere else the library runs."
@@ -171,19 +172,14 @@ def _init(written: Written, taken: Taken, dispatch: Mapping[str, Json]) -> str:
     given = [a for a in written.problem.arguments if a.role != "out"]
     tensors = [a.name for a in given if a.role != "scalar"]
 
-    def parts(argument: str) -> str:
-        n = argument
-        return f"{n}.shape, {n}.stride(), {n}.dtype, {n}.get_device()" if n in tensors else n
-
-    words = _words(written, taken, dispatch)
+    index = ""
+    for n in tensors[:INDEXED]:
+        index = f"{f'({index}) * 31 + ' if ' ' in index else f'{index} * 31 + ' if index else ''}{n}.numel()"
+    scalars = [a.name for a in given if a.role == "scalar"]
     return Template(_template("__init__.py.txt")).substitute(
-        words,
-        key=", ".join(parts(a.name) for a in given),
-        plain=" and ".join(f"type({n}) in _PLAIN" for n in tensors),
-        gradient=" or ".join(f"{n}.requires_grad" for n in tensors),
-        negative=" or ".join(f"{n}.is_neg()" for n in tensors),
-        pointers=" | ".join(f"{n}.data_ptr()" for n in tensors),
-        mask=str(table.ALIGNMENT - 1),
+        _words(written, taken, dispatch),
+        index=f"({', '.join((index, *scalars))})" if scalars else index,
+        tensors=", ".join(tensors),
     )
 
 

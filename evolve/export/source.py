@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evolve import syntax
 from evolve.errors import ProblemError
 
 HEAD = '''"""What would run without the kernel: the library's call{gradient}, taken from the problem as judged."""
@@ -55,7 +56,7 @@ class _Module:
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.text = path, text
         self.files: dict[str, str] = {}
-        self.tree = ast.parse(text)
+        self.tree = syntax.parse(text)
         self.bound: dict[str, ast.stmt] = {}
         for statement in self.tree.body:
             for name in _binds(statement):

@@ -68,7 +68,8 @@ class Trial:
         self.problem, self.variant, self.dispatch, self.candidate = problem, variant, dispatch, candidate
         self.public = getattr(module, problem.entry)
         dispatch.TABLE.rows = candidate["rows"]
-        dispatch.FAST.clear()
+        dispatch.KNOWN.clear()
+        dispatch.OPS.clear()
 
     def of(self, workload: Workload) -> dict[str, Json]:
         arguments = self.problem.make_inputs(workload, "cuda", random.SystemRandom().randrange(1 << 40))
@@ -140,10 +141,9 @@ class Trial:
         host = self.dispatch.host_of(choice.kernels)
         device = arguments[self.dispatch.TABLE.tensors[0]].device
         _, record = host.record(arguments, host.parameters(choice.parameters, device))
-        key = tuple(part for a in arguments for part in self.dispatch._keys(a))
         return {
             "function_us": timing.host_us(partial(self.public), arguments),
             "bare_us": timing.host_us(timing.bare(record), arguments),
             "library_us": timing.host_us(self.dispatch.LIBRARY, arguments),
-            "replayed": getattr(self.dispatch.FAST.get(key), "__name__", "") in ("replay", "<lambda>"),
+            "replayed": self.dispatch.way(arguments) == "replay",
         }

@@ -149,7 +149,9 @@ def install(monkeypatch, package):
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 77, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: state.capturing, raising=False)
     LAUNCHES.clear()
-    dispatch.FAST.clear()
+    monkeypatch.setattr(dispatch, "_rests", lambda: False)
+    for known in (dispatch.KNOWN, dispatch.OUTS, dispatch.OPS):
+        known.clear()
     dispatch._hosts.clear()
     dispatch._told.clear()
     state.dispatch, state.table = dispatch, table

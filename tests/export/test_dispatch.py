@@ -100,7 +100,7 @@ def test_inputs_that_share_memory_are_not_recorded_for_others(gpu):
     right(state.call(x, y), x, y)
     right(state.call(x, y), x, y)
     right(state.call(x, x), x, x)
-    assert ways() == ["looked up", "looked up", "replayed", "replayed"]
+    assert ways() == ["looked up", "looked up", "replayed", "looked up"]
 
 
 @pytest.mark.parametrize(
@@ -137,15 +137,20 @@ def test_the_nearest_row_decides_and_far_ones_do_not(gpu):
 
 
 def test_a_launch_bound_row_takes_the_library_but_for_graphs(gpu):
+    """The kernel is launched once, so that a graph that is being captured need not build and load it."""
     state = gpu(row(64, 32, 48, eager="baseline"))
     a, b = tensors()
     for _ in range(2):
         assert torch.equal(state.call(a, b), a @ b)
-    assert ways() == []
+    assert state.dispatch.way((a, b)) == "launchbound"
     state.capturing = True
     for _ in range(2):
         right(state.call(a, b), a, b)
-    assert ways() == ["looked up", "replayed"]
+    assert ways() == ["looked up", "replayed", "replayed"]
+    state.dispatch.KNOWN.clear()  # a capture without a warm-up
+    for _ in range(2):
+        right(state.call(a, b), a, b)
+    assert ways()[3:] == ["looked up", "replayed"]
 
 
 def test_an_unlisted_device_is_told_once_with_the_command(gpu, caplog):

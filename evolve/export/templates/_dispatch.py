@@ -1,7 +1,8 @@
 """From a call to the kernel or to the library.
 
-The public function looks a call up in FAST by its shapes, strides, dtypes and devices; only what is not there comes
-here. `call` decides by the table, once for each key, and leaves in FAST what later calls run. Under torch.compile and
+The public function finds a call by its guard in KNOWN; only what is not there comes here. `call` decides by the table,
+once for each kind of call, and leaves in KNOWN what later ones run: a replay of the kernel's launches, or the library's
+function itself, so that a call which the table gives to the library costs next to nothing more. Under torch.compile and
 for tensors that are none (fake, traced, batched) the operator stands in the graph and the same decision is taken inside
 it when it runs. Gradients: a registered backward where there is one, else the library's own operations.
 """
@@ -10,12 +11,14 @@ import logging
 import os
 import threading
 from importlib import import_module
+from subprocess import SubprocessError
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
 from . import baseline
+from ._known import Known, included, modes
 from ._table import Choice, Table, Unfit
 
 NAME = __package__
@@ -23,94 +26,217 @@ TABLE = Table()
 OP = TABLE.spec["op"]
 NAMES = tuple(name for name, _ in TABLE.arguments)
 LIBRARY = baseline.library
+DIRECT = getattr(torch, TABLE.spec.get("direct") or "", None)
 GRADIENT = getattr(baseline, "gradient", None)
 FORCE = os.environ.get(f"{NAME.upper()}_FORCE", "")
 if FORCE not in ("", "baseline", "kernel"):
     raise ValueError(f"{NAME.upper()}_FORCE={FORCE}: expected baseline or kernel, or nothing.")
 LOG = logging.getLogger(NAME)
-FAST = {}  # key -> what runs; the key is made in __init__.py
-MOST_KEYS = 8192
+KNOWN, OUTS, OPS = Known(), Known(), Known()  # of the function, of the function with out=, of the operator
+RESTING = []  # not empty where nothing but the library can ever run
 PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 # What torch itself traces with. Other subclasses (DTensor, quantised ones) know the library's operations and not ours.
-KNOWN = PLAIN | {FakeTensor, FunctionalTensor}
+TRACED = PLAIN | {FakeTensor, FunctionalTensor}
+SCALARS = (bool, int, float, str)
+INDEXED = 3  # so many tensors count for the index; the guard compares all
 # What a thread includes when nothing intercepts operations: outside and inside of inference mode.
 QUIET = frozenset({torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect).raw_repr()})
 QUIET |= {(torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect) | torch._C.DispatchKeySet(
     torch._C.DispatchKey.ADInplaceOrView)).raw_repr()}  # fmt: skip
-included = torch._C._dispatch_tls_local_include_set
 _told = set()
 _lock = threading.Lock()
 _hosts = {}
+_broken = {}  # kernels that could not be built or launched here, and why
 
 
 # --- The public function's way ----------------------------------------------------------------------------------------
 
 
-def call(key, arguments, out=None):
-    """Everything that FAST does not answer."""
-    tensors = [arguments[i] for i in TABLE.tensors]
+def call(arguments, out=None):
+    """Everything that the function's own look-up does not answer."""
+    tensors = tensors_of(arguments)
     if torch.compiler.is_compiling():
         return _traced(arguments, tensors, out)
-    if not all(type(t) in KNOWN for t in tensors):
+    if not all(type(t) in TRACED for t in tensors):
         return _into(out, LIBRARY(*arguments))  # what is no tensor it refuses in its own words
-    if included().raw_repr() not in QUIET or not all(type(t) in PLAIN for t in tensors):
-        return _into(out, _public(OPERATOR(*arguments), arguments))
-    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(tensors[0].device.type):
-        return _into(out, _public(OPERATOR(*arguments), arguments))
-    if _wants_gradient(tensors):
-        if out is not None:
-            raise RuntimeError(f"{OP}(): functions with out=... arguments don't support automatic differentiation, "
-                               "but one of the arguments requires grad.")  # fmt: skip
-        return LIBRARY(*arguments) if GRADIENT is None else _public(OPERATOR(*arguments), arguments)
-    return _eager(key, arguments, out)
+    for each in _listed(out):
+        if not isinstance(each, torch.Tensor):
+            raise TypeError(f"{OP}(): argument 'out' must be Tensor, not {type(each).__name__}")
+    if modes() or included().raw_repr() not in QUIET or not all(type(t) in PLAIN for t in (*tensors, *_listed(out))):
+        return _into(out, _through(*arguments))
+    index = index_of(arguments)
+    if out is not None:
+        return _with_out(index, arguments, tensors, out)
+    run = KNOWN.find(index, tensors)
+    if run is not None:
+        return run(*arguments)
+    result, run = _decided(arguments, tensors)
+    if run is not None and index is not None:
+        KNOWN.keep(index, tensors, run)
+    return result
+
+
+def tensors_of(arguments):
+    return tuple(arguments[i] for i in TABLE.tensors)
+
+
+def index_of(arguments):
+    """As the function in __init__.py computes it. None: never found again."""
+    total = 0
+    for i in TABLE.tensors[:INDEXED]:
+        total = total * 31 + arguments[i].numel()
+    scalars = tuple(a for i, a in enumerate(arguments) if i not in TABLE.tensors)
+    if not all(type(a) in SCALARS for a in scalars):
+        return None
+    return (total, *scalars) if scalars else total
+
+
+def way(arguments):
+    """What a call like this one runs since it was decided: "replay", "again" (the host function), "library", ..."""
+    run = KNOWN.find(index_of(arguments), tensors_of(arguments))
+    return "library" if run in (LIBRARY, DIRECT) else getattr(run, "__name__", "nothing yet")
+
+
+def _through(*arguments):
+    return _public(OPERATOR(*arguments))
 
 
 def _traced(arguments, tensors, out):
-    if not all(type(t) in KNOWN for t in tensors) or (GRADIENT is None and _wants_gradient(tensors)):
+    if not all(type(t) in TRACED for t in tensors) or (GRADIENT is None and _wants_gradient(tensors)):
         return _into(out, LIBRARY(*arguments))
-    return _into(out, _public(OPERATOR(*arguments), arguments))
+    return _into(out, _through(*arguments))
 
 
 def _wants_gradient(tensors):
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-def _eager(key, arguments, out=None, *, op=False):
-    """`op`: inside a graph's operator, where nobody waits for the host and answers must lie as the fake says."""
-    key = key if _ordinary(arguments) else None
-    if out is not None and key is not None and ("out", *key) in FAST and _takes(out, arguments):
-        return _same(FAST["out", *key](*arguments, *_listed(out)), out)
+def _decided(arguments, tensors):
+    """The result of a call of a new kind, and what runs the next one of its kind; None if that is not sure."""
+    gradient = _wants_gradient(tensors)
+    if gradient and GRADIENT is None:
+        return LIBRARY(*arguments), LIBRARY
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(tensors[0].device.type):
+        run = _under_autocast(arguments, tensors[0].device.type)
+        return run(*arguments), run
     choice = choose(arguments)
     if not choice.kernel:
-        if key is not None:
-            _keep(key, LIBRARY)
-        return _into(out, LIBRARY(*arguments))
-    if out is not None and not _takes(out, arguments):
-        return _into(out, _eager(key, arguments, op=op))
-    if not choice.eager and not op and not FORCE and not torch._C._cuda_isCurrentStreamCapturing():
-        if key is not None:
-            _keep(key, _Launchbound(key))
-        return _into(out, LIBRARY(*arguments))
-    return _run(key, choice, arguments, out)
+        if _rests():
+            RESTING.append(NAME)
+        return LIBRARY(*arguments), misaligned if choice.passing else _library(arguments)
+    if gradient:
+        return _through(*arguments), _through
+    if not choice.eager and not FORCE:
+        run = _launchbound(choice, arguments)
+        return run(*arguments), run
+    return _first(choice, arguments)
 
 
-def _ordinary(arguments):
-    """What a key does not say: where memory begins, and lazy signs. Other calls are decided each time anew."""
-    tensors = [arguments[i] for i in TABLE.tensors]
-    return all(t.data_ptr() % TABLE.alignment == 0 and not t.is_neg() and not t.is_conj() for t in tensors)
+def _decided_in_graph(arguments):
+    """The same for the operator, which runs where nobody waits for the host, and has its gradients elsewhere."""
+    choice = choose(arguments)
+    if choice.kernel:
+        return _first(choice, arguments)
+    return LIBRARY(*arguments), None if choice.passing else LIBRARY
 
 
-class _Launchbound:
-    """In a CUDA graph the kernel is faster, outside of one the launch costs more than the kernel saves."""
+def _with_out(index, arguments, tensors, out):
+    outs = _listed(out)
+    if _wants_gradient((*tensors, *outs)):
+        raise RuntimeError(f"{OP}(): functions with out=... arguments don't support automatic differentiation, "
+                           "but one of the arguments requires grad.")  # fmt: skip
+    run = OUTS.find(index, (*tensors, *outs))
+    if run is not None:
+        run(*arguments, *outs)
+        return out
+    if not _takes(out, arguments):
+        return _into(out, call(arguments))
+    made, run = _decided(arguments, tensors)
+    into = getattr(run, "into", None)
+    if into is not None and index is not None:
+        OUTS.keep(index, (*tensors, *outs), into)
+    return _into(out, made)
 
-    def __init__(self, key):
-        self.key = ("graph", *key)
 
-    def __call__(self, *arguments):
-        if not torch._C._cuda_isCurrentStreamCapturing():
-            return LIBRARY(*arguments)
-        found = FAST.get(self.key)
-        return found(*arguments) if found is not None else _run(self.key, choose(arguments), arguments)
+def _under_autocast(arguments, kind):
+    """Inputs are rounded first where that is what the library does under autocast; else the library runs."""
+    dtype = torch.get_autocast_dtype(kind)
+    if not rounds(kind, dtype) or not choose([rounded(a, dtype) for a in arguments]).kernel:
+        return LIBRARY
+
+    def rounding(*given):
+        with torch._C._ExcludeDispatchKeyGuard(autocast_keys(kind)):
+            return call([rounded(a, dtype) for a in given])
+
+    return rounding
+
+
+def rounds(kind, dtype):
+    return kind == "cuda" and str(dtype).removeprefix("torch.") in TABLE.autocast
+
+
+def rounded(value, dtype):
+    wanted = isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype is not torch.float64
+    return value.to(dtype) if wanted and value.is_cuda else value
+
+
+def autocast_keys(kind):
+    return torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{kind.upper()}"))
+
+
+def aligned(tensors):
+    return all(t.data_ptr() % TABLE.alignment == 0 for t in tensors)
+
+
+def misaligned(*arguments):
+    """Kept for calls whose memory begins where the kernel was not verified; one that is aligned is decided anew."""
+    tensors = tensors_of(arguments)
+    if not aligned(tensors):
+        return LIBRARY(*arguments)
+    result, run = _decided(arguments, tensors)
+    if run is not None:
+        KNOWN.keep(index_of(arguments), tensors, run)
+    return result
+
+
+def _launchbound(choice, arguments):
+    """In a CUDA graph the kernel is faster, outside of one the launch costs more than the kernel saves. The kernel is
+    built and loaded at once, since a graph that is being captured may be no time for it."""
+    library, capturing = _library(arguments), torch._C._cuda_isCurrentStreamCapturing
+    kernels = []
+    if not capturing():
+        copies = [a.clone() if n in TABLE.written else a for n, a in zip(NAMES, arguments)]
+        kernels.append(_first(choice, copies)[1] or LIBRARY)
+
+    def launchbound(*given):
+        if not capturing():
+            return library(*given)
+        if not kernels:
+            result, run = _first(choice, given)
+            kernels.append(run or LIBRARY)
+            return result
+        return kernels[0](*given)
+
+    return launchbound
+
+
+def _library(arguments):
+    """The library's call for ones like these: the problem's own function is spared where torch's does."""
+    tensors = tensors_of(arguments)
+    known = [str(t.dtype).removeprefix("torch.") for t in tensors] in TABLE.spec["dtypes"]
+    ranks = all(t.ndim == len(TABLE.spec["dims"][NAMES[i]]) for i, t in zip(TABLE.tensors, tensors))
+    return DIRECT if DIRECT is not None and known and ranks else LIBRARY
+
+
+def _rests():
+    """Whether no call can ever run the kernel here: then the function leaves the table alone."""
+    if FORCE:
+        return FORCE == "baseline"
+    if not torch.backends.cuda.is_built():
+        return True
+    return torch.cuda.is_initialized() and not any(
+        TABLE.knows(torch.cuda.get_device_name(i), triton_version()) for i in range(torch.cuda.device_count())
+    )
 
 
 def choose(arguments):
@@ -119,6 +245,8 @@ def choose(arguments):
         described = TABLE.describe(arguments)
         device, triton = torch.cuda.get_device_name(described.device), triton_version()
         if FORCE == "kernel":
+            if described.astray:
+                raise Unfit(described.astray)
             return TABLE.choose(described, device, triton, FORCE)
     except Unfit as why:
         if FORCE == "kernel" and any(arguments[i].is_cuda for i in TABLE.tensors):
@@ -129,7 +257,10 @@ def choose(arguments):
     if not TABLE.knows(device, triton):
         _tell_once(device, triton)
         return Choice(False, f"{device} with Triton {triton} is not verified")
-    return TABLE.choose(described, device, triton)
+    choice = TABLE.choose(described, device, triton)
+    if choice.kernel and choice.kernels in _broken:
+        return Choice(False, f"the kernel cannot be built or launched here: {_broken[choice.kernels]}")
+    return choice
 
 
 def triton_version():
@@ -149,36 +280,49 @@ def _tell_once(device, triton):
         )  # fmt: skip
 
 
+def _tell_broken(kernels, why):
+    """A kernel that cannot be had here, for want of a C compiler say, must not take down what worked without it."""
+    _broken[kernels] = f"{type(why).__name__}: {why}"
+    LOG.warning("%s: the kernel cannot be built or launched here, so the library runs. %s", NAME, _broken[kernels])
+
+
 # --- Running the kernel -----------------------------------------------------------------------------------------------
 
 
-def _run(key, choice, arguments, out=None):
-    device = next(arguments[i] for i in TABLE.tensors).device
-    if device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            return _run(None, choice, arguments, out)
+def _first(choice, arguments):
+    """The result of a kernel's call, and what runs the next one like it."""
+    tensors = tensors_of(arguments)
+    if not aligned(tensors):
+        return LIBRARY(*arguments), None
+    device = tensors[0].device
     host = host_of(choice.kernels)
     parameters = host.parameters(choice.parameters, device)
-    if key is None or included().raw_repr() not in QUIET:
-        return _into(out, host.call(arguments, parameters))
-    result, record = host.record(arguments, parameters)
 
     def again(*given):
-        """As the first time: for a profiler's hooks, or when another device is current."""
+        """As the first time: for a profiler's hooks, when another device is current, where memory begins elsewhere."""
         inputs = given[: len(NAMES)]
-        if torch.cuda.current_device() == device.index:
+        if not aligned(tensors_of(inputs)):
+            made = LIBRARY(*inputs)
+        elif torch.cuda.current_device() == device.index:
             made = host.call(inputs, parameters)
         else:
             with torch.cuda.device(device):
                 made = host.call(inputs, parameters)
         return _into(given[len(NAMES) :] or None, made)
 
-    if not record.aliased():
-        replay = record.replay(NAMES, again)
-        _keep(key, again if replay is None else replay[0])
-        if replay is not None and replay[1] is not None:
-            _keep(("out", *key), replay[1])
-    return _into(out, result)
+    if device.index != torch.cuda.current_device() or included().raw_repr() not in QUIET:
+        return again(*arguments), None
+    try:
+        result, record = host.record(arguments, parameters)
+    except (OSError, RuntimeError, SubprocessError) as why:
+        if FORCE or isinstance(why, torch.OutOfMemoryError):
+            raise
+        _tell_broken(choice.kernels, why)
+        return LIBRARY(*arguments), None
+    if record.aliased():
+        return result, again if len({*map(id, tensors)}) < len(tensors) else None  # the guard knows twins, not overlaps
+    replay = record.replay(NAMES, again, TABLE.alignment)
+    return result, again if replay is None else replay
 
 
 def host_of(kernels):
@@ -190,14 +334,8 @@ def host_of(kernels):
         return _hosts[kernels]
 
 
-def _keep(key, function):
-    while len(FAST) >= MOST_KEYS:
-        FAST.pop(next(iter(FAST)), None)
-    FAST[key] = function
-
-
 def _listed(out):
-    return tuple(out) if isinstance(out, list | tuple) else (out,)
+    return () if out is None else tuple(out) if isinstance(out, list | tuple) else (out,)
 
 
 def _takes(out, arguments):
@@ -219,6 +357,8 @@ def _into(out, result):
     """`result` as the caller wants it: as it is, or in `out`, with torch's words where that does not fit."""
     if out is None:
         return result
+    if len(_listed(out)) != len(_listed(result)):
+        raise TypeError(f"{OP}(): expected {len(_listed(result))} tensors as out, but got {len(_listed(out))}")
     for target, made in zip(_listed(out), _listed(result)):
         if target.dtype != made.dtype:
             raise RuntimeError(f"Expected out tensor to have dtype {made.dtype}, but got {target.dtype} instead")
@@ -227,10 +367,6 @@ def _into(out, result):
         if target.shape != made.shape:
             raise RuntimeError(f"Expected out tensor to have shape {[*made.shape]}, but got {[*target.shape]} instead")
         target.copy_(made)
-    return out
-
-
-def _same(_, out):
     return out
 
 
@@ -254,12 +390,6 @@ def shapes_of(arguments):
     if any(isinstance(n, str) and n not in sizes for o in found for n in o["shape"]):
         return None
     return [([sizes[n] if isinstance(n, str) else n for n in o["shape"]], getattr(torch, o["dtype"])) for o in found]
-
-
-def _keys(argument):
-    if isinstance(argument, torch.Tensor):
-        return argument.shape, argument.stride(), argument.dtype, argument.get_device()
-    return (argument,)
 
 
 # Last, because the operator is made of what stands above.

@@ -7,22 +7,26 @@ before. The decision between kernel and library is taken when it runs, as for th
 import torch
 
 from ._dispatch import (
-    FAST,
     GRADIENT,
     LIBRARY,
     NAME,
     NAMES,
     OP,
+    OPS,
     QUIET,
     TABLE,
-    _eager,
+    _decided_in_graph,
     _into,
-    _keys,
     _listed,
-    _ordinary,
     _wants_gradient,
+    autocast_keys,
     included,
+    index_of,
+    modes,
+    rounded,
+    rounds,
     shapes_of,
+    tensors_of,
 )
 
 
@@ -39,12 +43,19 @@ def _fake(*arguments):
 
 
 def _compute(*arguments):
-    key = ("op", *(k for a in arguments for k in _keys(a)))
-    found = FAST.get(key) if _ordinary(arguments) and included().raw_repr() in QUIET else None
-    if found is not None and found is not LIBRARY:
-        return _packed(_listed(found(*arguments)))
-    made = LIBRARY(*arguments) if found is LIBRARY else _eager(key, arguments, op=True)
+    index, tensors = index_of(arguments), tensors_of(arguments)
+    found = OPS.latest.get(index)
+    run = found[1] if found is not None and found[0](*tensors) else OPS.find(index, tensors)
+    if run is not None and not modes():
+        return _packed(_listed(run(*arguments)))
+    made, run = _decided_in_graph(arguments)
+    if run is not None and index is not None and included().raw_repr() in QUIET:
+        OPS.keep(index, tensors, settled if run is LIBRARY else run)
     return _packed([_settled(t, arguments) for t in _listed(made)])
+
+
+def settled(*arguments):
+    return [_settled(t, arguments) for t in _listed(LIBRARY(*arguments))]
 
 
 def _settled(tensor, arguments):
@@ -62,7 +73,7 @@ def _packed(made):
     return list(made) if TABLE.spec["returns"] == "Tensor[]" else tuple(made)
 
 
-def _public(made, arguments):
+def _public(made):
     """What the operator returns, as the function returns it."""
     if made is None or isinstance(made, torch.Tensor):
         return made
@@ -70,7 +81,7 @@ def _public(made, arguments):
 
 
 def _out(*arguments, out):
-    _into(out if TABLE.spec["returns"] == "Tensor" else tuple(out), _public(_compute(*arguments), arguments))
+    _into(out if TABLE.spec["returns"] == "Tensor" else tuple(out), _public(_compute(*arguments)))
 
 
 def _autograd(*arguments):
@@ -92,23 +103,16 @@ def _setup(ctx, inputs, output):
     ctx.save_for_backward(*(v for v in inputs if isinstance(v, torch.Tensor)))
 
 
-def _autocast(device):
-    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device.upper()}"))
-
+def _autocast(kind):
     def run(*arguments):
         """Inputs are rounded first where that is what the library does under autocast; else the library runs."""
-        dtype = torch.get_autocast_dtype(device)
-        if device != "cuda" or str(dtype).removeprefix("torch.") not in TABLE.autocast:
+        dtype = torch.get_autocast_dtype(kind)
+        if not rounds(kind, dtype):
             return _packed(_listed(LIBRARY(*arguments)))
-        with torch._C._ExcludeDispatchKeyGuard(keys):
-            return OPERATOR(*(_rounded(a, dtype) for a in arguments))
+        with torch._C._ExcludeDispatchKeyGuard(autocast_keys(kind)):
+            return OPERATOR(*(rounded(a, dtype) for a in arguments))
 
     return run
-
-
-def _rounded(value, dtype):
-    wanted = isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype is not torch.float64
-    return value.to(dtype) if wanted and value.is_cuda else value
 
 
 def _register():

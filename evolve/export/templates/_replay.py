@@ -134,13 +134,14 @@ class Record:
         found = [_storage(a) for a in self.arguments if isinstance(a, torch.Tensor)]
         return len(set(found)) < len(found)
 
-    def replay(self, names, otherwise):
-        """A function of the same arguments and one that also takes `out`; None where that would not be certain.
-        `otherwise` is called where a replay is out of place: on another device than this one, or under a profiler."""
+    def replay(self, names, otherwise, alignment):
+        """A function of the same arguments, with another that also takes the outputs as its `into`; None where a replay
+        would not be certain. `otherwise` is called where one is out of place: on another device than this one, under a
+        profiler, for memory that does not begin on a multiple of `alignment`, or outputs that overlap an input."""
         if self.watch.computes or not self.launches or self.aliased():
             return None
         try:
-            return _Writer(self, names, otherwise).functions()
+            return _Writer(self, names, otherwise, alignment).function()
         except (AttributeError, LookupError, TypeError, ValueError):
             return None  # a Triton whose insides look different, or an argument that is no plain pointer or number
 
@@ -148,8 +149,8 @@ class Record:
 class _Writer:
     """The source of the replay: as straight as a person would write it for this one call."""
 
-    def __init__(self, record, names, otherwise):
-        self.record, self.names = record, names
+    def __init__(self, record, names, otherwise, alignment):
+        self.record, self.names, self.alignment = record, names, alignment
         self.index = torch.cuda.current_device()
         hooks = triton.knobs.runtime
         self.space = {
@@ -166,11 +167,11 @@ class _Writer:
         self.outputs = [self._output(t) for t in record.results]
         self.scratch = any(c.metadata.global_scratch_size for _, c, _, _, _ in record.launches)
 
-    def functions(self):
-        own = self._function("replay", ())
-        if any(isinstance(o, str) for o in self.outputs):
-            return own, None
-        return own, self._function("replay_out", tuple(f"out{i}" for i in range(len(self.outputs))))
+    def function(self):
+        made = self._function("replay", ())
+        if not any(isinstance(o, str) for o in self.outputs):
+            made.into = self._function("replay_out", tuple(f"out{i}" for i in range(len(self.outputs))))
+        return made
 
     def _function(self, name, outs):
         given = dict(zip(self.outputs, outs))
@@ -178,12 +179,15 @@ class _Writer:
         used = set(self.outputs)
         body = [self._launch(i, launch, space, used) for i, launch in enumerate(self.record.launches)]
         taken = sorted({*self.inputs.values()})
+        everything = ", ".join((*self.names, *outs))
+        pointers = [f"p_{n}" for n in taken] + [f"p_{o}" for o in outs]
         lines = [
-            f"def {name}({', '.join((*self.names, *outs))}):",
-            f"    if get_device() != {self.index} or enter or leave:",
-            f"        return otherwise({', '.join((*self.names, *outs))})",
+            f"def {name}({everything}):",
+            *(f"    p_{n} = {n}.data_ptr()" for n in (*taken, *outs)),
+            f"    if ({' | '.join(pointers)}) % {self.alignment} or get_device() != {self.index} or enter or leave:",
+            f"        return otherwise({everything})",
+            *(line for n in taken for o in given for line in self._overlap(n, o, given[o], everything)),
             f"    stream = get_stream({self.index})",
-            *(f"    p_{n} = {n}.data_ptr()" for n in taken),
             *(line for i in sorted(i for i in used if isinstance(i, int)) for line in self._allocate(i, space, given)),
             *body,
             f"    return {self._returned(given)}",
@@ -191,12 +195,21 @@ class _Writer:
         exec("\n".join(lines), space)
         return self._in_context(space[name]) if self.scratch else space[name]
 
+    def _overlap(self, name, number, out, everything):
+        """An output may be any memory, and a kernel that reads what it has written already is wrong."""
+        span = _span(self.record.arguments[self.names.index(name)])
+        yield f"    if p_{out} < p_{name} + {span} and p_{name} < p_{out} + {_span(self.record.watch.made[number][0])}:"
+        yield f"        return otherwise({everything})"
+
     def _allocate(self, number, space, given):
         tensor, zeroed = self.record.watch.made[number]
-        space[f"size{number}"], space[f"stride{number}"] = tuple(tensor.shape), tensor.stride()
-        space[f"dtype{number}"] = tensor.dtype
-        made = f"empty_strided(size{number}, stride{number}, dtype=dtype{number}, device=device)"
-        yield f"    t{number} = {given.get(number, made)}"
+        if number in given:
+            yield f"    t{number} = {given[number]}"
+        else:
+            space[f"size{number}"], space[f"stride{number}"] = tuple(tensor.shape), tensor.stride()
+            space[f"dtype{number}"] = tensor.dtype
+            made = f"empty_strided(size{number}, stride{number}, dtype=dtype{number}, device=device)"
+            yield f"    t{number} = {made}"
         if zeroed:
             yield f"    t{number}.zero_()"
         yield f"    q{number} = t{number}.data_ptr()"
@@ -250,7 +263,16 @@ class _Writer:
     def _in_context(self, function):
         context = contextvars.copy_context()
         context.run(triton.set_allocator, _allocate)
-        return lambda *arguments: context.copy().run(function, *arguments)
+
+        def replay(*arguments):
+            return context.copy().run(function, *arguments)
+
+        return replay
+
+
+def _span(tensor):
+    """Bytes from the first element to the end of the last."""
+    return tensor.element_size() * (1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride())))
 
 
 def _plus(name, offset):

@@ -7,6 +7,7 @@ verified (a dtype, a layout, an alignment, a relation between sizes) takes the b
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import torch
 
 HERE = Path(__file__).parent
 OTHERWISE = 4.0  # a size that cannot be compared weighs as much as one that is 16 times another
+# A scalar of another type makes Triton build another kernel than the verified one.
+KINDS = {"flag": (bool, str), "size": (int,), "number": (float,)}
 
 
 class Unfit(Exception):
@@ -29,6 +32,7 @@ class Call:
     flags: tuple
     sizes: dict = field(hash=False)
     device: torch.device
+    astray: str = ""  # why the kernel does not take this one, though it may take others like it
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Choice:
     why: str
     kernels: str = ""
     parameters: dict = field(default_factory=dict)
+    passing: bool = False  # another call of the same guard may be decided otherwise
     eager: bool = True  # False: launch-bound, so outside CUDA graphs the baseline is faster
 
 
@@ -50,11 +55,14 @@ class Table:
         self.alignment = int(whole["alignment"])
         self.most = int(whole["most_elements"])
         self.autocast = tuple(whole.get("autocast", ()))
+        self.written = frozenset(re.findall(r"Tensor\(\w!\) (\w+)", self.spec["schema"]))
 
     def describe(self, arguments):
         """The call in the table's words; raises Unfit."""
-        dtypes, layout, flags, sizes, device = [], [], [], {}, None
+        dtypes, layout, flags, sizes, device, astray = [], [], [], {}, None, ""
         for (name, kind), value in zip(self.arguments, arguments):
+            if type(value) not in KINDS.get(kind, (type(value),)):
+                raise Unfit(f"{name} is of type {type(value).__name__}, and was verified as {kind}")
             if kind == "flag":
                 flags.append([name, value])
             elif kind == "size":
@@ -63,12 +71,14 @@ class Table:
                 device = self._place(name, value, device)
                 for dim, size in zip(self.spec["dims"][name], value.shape):
                     self._size(sizes, dim, size)
+                if value.data_ptr() % self.alignment:
+                    astray = f"{name} does not begin on a multiple of {self.alignment} bytes"
                 dtypes.append(str(value.dtype).removeprefix("torch."))
                 layout.append(order_of(value))
                 if layout[-1] is None:
                     raise Unfit(f"{name} has strides {tuple(value.stride())}, which nobody verified")
         self._relations(sizes)
-        return Call(tuple(dtypes), tuple(layout), tuple(map(tuple, flags)), sizes, device)
+        return Call(tuple(dtypes), tuple(layout), tuple(map(tuple, flags)), sizes, device, astray)
 
     def _place(self, name, tensor, device):
         if tensor.layout is not torch.strided or tensor.device.type != "cuda":
@@ -81,8 +91,6 @@ class Table:
             raise Unfit(f"{name} has {tensor.numel()} elements")
         if tensor.is_neg() or tensor.is_conj():
             raise Unfit(f"{name} is a lazily negated or conjugated view")
-        if tensor.data_ptr() % self.alignment:
-            raise Unfit(f"{name} does not begin on a multiple of {self.alignment} bytes")
         return tensor.device
 
     @staticmethod
@@ -114,8 +122,11 @@ class Table:
             return Choice(False, f"the nearest measured workload, {row['workload']}, is too far away")
         if row["parameters"] == "baseline":
             return Choice(False, f"nearest to {row['workload']}: {row['why']}")
+        if call.astray:
+            return Choice(False, call.astray, passing=True)
         why = f"nearest to {row['workload']}: {row['why']}"
-        return Choice(True, why, row["kernels"], row["parameters"], row.get("eager", "kernel") == "kernel")
+        eager = row.get("eager", "kernel") == "kernel"
+        return Choice(True, why, row["kernels"], row["parameters"], eager=eager)
 
     def knows(self, device, triton):
         return any((r["device"], r["triton"]) == (device, triton) and r.get("verified") for r in self.rows)
