@@ -23,7 +23,7 @@ excluded = torch._C._dispatch_tls_local_exclude_set
 
 
 class Known:
-    """`latest[index]` is (guard, what runs) of the last call with these sizes; others with the same index are behind."""
+    """`latest[index]` is (guard, what runs) of the last call with these sizes; others of the same index are behind."""
 
     def __init__(self):
         self.latest, self._all, self._lock = {}, {}, threading.Lock()
