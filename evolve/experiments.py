@@ -7,6 +7,7 @@ prompts in `experiments_lessons.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,10 +117,16 @@ def _experiment(
     )
 
 
+_TWIN = re.compile(r"\b\d{5,}-[0-9a-f]{8}\b")
+
+
 def undone(row: Row) -> bool:
     """The compiler made the same of it. A source that was there before (found in the reply, or by the screen) is no
-    experiment: its twin was."""
-    return row.verdict == Verdict.DUPLICATE and row.stage not in ("reply", "screen")
+    experiment, nor is what another line had come to: its twin was."""
+    if row.verdict != Verdict.DUPLICATE or row.stage in ("reply", "screen"):
+        return False
+    twin = _TWIN.search(row.headline)
+    return twin is None or twin[0] == row.parent_id
 
 
 _BODIES = """SELECT s.step, s.candidate_id, j.body, c.body FROM steps s JOIN events j ON j.seq = s.judged_seq

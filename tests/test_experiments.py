@@ -14,6 +14,7 @@ from evolve.experiments_held import COUNTED, Outcome, held, overall
 from evolve.experiments_lessons import LONGEST, MOST, lessons
 from evolve.journal import Journal
 from evolve.judge import traits as judged
+from evolve.judge.feedback import same_as
 from evolve.types import Candidate, Confirmed, Evaluation, Judged, Measurement, Verdict
 
 WORKLOADS = ("square", "skinny", "4096")
@@ -150,6 +151,14 @@ def test_a_source_that_was_there_before_is_no_experiment(journal, run) -> None:
     plant(journal, 7, twin, run[1], idea="Something that was said before.")
     assert notebook(journal)[-1].outcome is Outcome.NOT_MEASURED
     assert not any("said before" in lesson for lesson in lessons(journal, run[1].id))
+
+
+def test_what_another_line_had_come_to_is_no_sign_that_the_change_was_undone(journal, run) -> None:
+    seed, better = run
+    for step, twin in ((7, seed), (8, better)):
+        why = same_as(twin.id, "launch plan", better.id)
+        plant(journal, step, failed(Verdict.DUPLICATE, why), better, idea=f"Descriptors, {step}.")
+    assert [e.outcome for e in notebook(journal)[-2:]] == [Outcome.NOT_MEASURED, Outcome.WITHOUT_EFFECT]
 
 
 def test_the_notebook_sets_each_outcome_against_its_prediction(journal, run) -> None:

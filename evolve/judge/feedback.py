@@ -55,11 +55,14 @@ def speed_feedback(
     return "\n".join(line for line in lines if line)
 
 
-def same_machine_code(twin: str) -> str:
-    """For a change that the compiler undid."""
-    return (
-        f"same machine code as {twin}: the change took no effect. Change what the compiler sees, not how it is written."
-    )
+def same_as(twin: str, what: str, parent: str | None) -> str:
+    """What the compiler undid is another lesson than what someone else had found by another way."""
+    if twin == parent:
+        return (
+            f"same {what} as its parent {twin}: the change took no effect. "
+            "Change what the compiler sees, not how it is written."
+        )
+    return f"same {what} as {twin}, which was judged before and came there by another way. Build on that one instead."
 
 
 def known_cliffs(found: Mapping[str, Scalar]) -> list[str]:

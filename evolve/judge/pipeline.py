@@ -16,6 +16,7 @@ from typing import Protocol
 from evolve.judge import evidence
 from evolve.judge.build import Builder
 from evolve.judge.confirm import KNOWN, roles, told
+from evolve.judge.feedback import same_as
 from evolve.judge.gate import gate
 from evolve.judge.jail import Jail
 from evolve.judge.lower import lower
@@ -209,12 +210,7 @@ class Pipeline:
         twin = duplicate_of([digest], job)
         if twin:
             same = {"screen": "source", "gate": "launch plan", "build": "machine code"}[stage]
-            raise Ruling(
-                Verdict.DUPLICATE,
-                f"same {same} as {twin}: the change took no effect. "
-                "Change what the compiler sees, not how it is written.",
-                stage=stage,
-            )
+            raise Ruling(Verdict.DUPLICATE, same_as(twin, same, job.candidate.parent_id), stage=stage)
 
     def close(self) -> None:
         for part in (self.device, self.builder, self.jail):

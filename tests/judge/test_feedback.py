@@ -3,7 +3,7 @@
 import pytest
 
 from evolve.judge.advice import Change
-from evolve.judge.feedback import known_cliffs, same_machine_code, speed_feedback
+from evolve.judge.feedback import known_cliffs, same_as, speed_feedback
 from evolve.judge.model import Prediction
 from evolve.types import Measurement
 
@@ -121,8 +121,13 @@ def test_terms_are_named_and_the_largest_come_first():
     assert "modelled: tensor cores 180 us, waiting 120 us, l2 90 us" in text
 
 
-def test_a_duplicate_names_its_twin():
-    assert same_machine_code("00042-1a2b3c4d").startswith("same machine code as 00042-1a2b3c4d")
+def test_a_duplicate_names_its_twin_and_whether_the_change_was_undone():
+    undone = same_as("00042-1a2b3c4d", "machine code", "00042-1a2b3c4d")
+    met = same_as("00042-1a2b3c4d", "machine code", "00041-1a2b3c4d")
+    assert "parent 00042-1a2b3c4d" in undone
+    assert "took no effect" in undone
+    assert "same machine code as 00042-1a2b3c4d" in met
+    assert "took no effect" not in met
 
 
 def test_it_bears_nothing_known():
