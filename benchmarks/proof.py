@@ -40,7 +40,7 @@ GRACE = 45.0  # seconds that an interrupted run has to finish what it judges
 SAMPLES = 2.0  # seconds a workload, in a final comparison
 ALONE = 8.0  # seconds to wait for the GPU to be left by what came before
 # What a final comparison takes on an H200, startup included; with torch.compile among the baselines more.
-FINAL, COMPILES = 70.0, 60.0
+FINAL, COMPILES, EXPORT = 70.0, 60.0, 90.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,38 @@ class Proof:
         lines = [line for line in text.splitlines() if line.startswith('{"schema"')]
         skipped = {"skipped": f"no comparison came of it (status {status}): {text[-600:]}"}
         row[variant] = {**(json.loads(lines[-1]) if lines else skipped), "seconds": time.monotonic() - began}
+        if name == "paged_decode" and variant == "bf16" and self.backend is None:
+            row["dense"] = self._dense()
+
+    def _dense(self) -> dict[str, Any]:
+        """What a cache without pages costs, timed in the same minute."""
+        file = self.out / "dense.json"
+        command = [sys.executable, "benchmarks/dense_decode.py", "--out", str(file)]
+        try:
+            subprocess.run(command, cwd=ROOT, timeout=max(1.0, min(60.0, self.left)), check=True, capture_output=True)
+            told: dict[str, Any] = json.loads(file.read_text())
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            return {"skipped": f"{type(error).__name__}: {error}"}
+        return told
+
+    # --- The package --------------------------------------------------------------------------------------------------
+
+    def export(self, row: dict[str, Any]) -> None:
+        """The best as an importable module, verified and timed on this GPU."""
+        if "best" not in row:
+            return
+        if self.left < EXPORT / 2:
+            row["package"] = {"skipped": "the time was up"}
+            return
+        alone()
+        name = f"fast_{row['name']}"
+        folder, log = self.out / name, self.out / f"{row['name']}-export.log"
+        status = evolve(["export", f"{row['run']}:best", "--to", str(folder), "--name", name], log, self.left - 5)
+        if (folder / "dispatch.json").is_file():
+            self.kept.append(folder)
+            row["package"] = {"name": name, "status": status}
+        else:
+            row["package"] = {"skipped": f"no package (status {status}): {log.read_text()[-600:]}"}
 
 
 def evolve(words: list[str], log: Path, seconds: float) -> int:
@@ -237,6 +269,7 @@ def main() -> None:
     parser.add_argument("--tune", type=float, default=12.0, help="seconds, best and seed each, before a comparison")
     parser.add_argument("--no-final", action="store_true")
     parser.add_argument("--no-fp16", action="store_true")
+    parser.add_argument("--export", action="append", default=[], metavar="NAME", help="of which to make a package")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
     parser.add_argument("--backend", help="of the comparisons, to rehearse without a GPU; --set backend=... for runs")
     order = parser.parse_args()
@@ -257,6 +290,10 @@ def main() -> None:
             proof.compare(row, variant)
             proof.keep()
             compared(row, variant)
+    for row in (r for r in proof.rows if r["name"] in order.export):
+        proof.export(row)
+        proof.keep()
+        print(f"  {row['name']}: {row.get('package')}", flush=True)
 
 
 def config_of(run: Path) -> str:
