@@ -22,6 +22,7 @@ from evolve.rules import (
     pipelining,
     precision,
     program_order,
+    registers,
     split_atomics,
     split_k,
     split_keys,
@@ -58,6 +59,7 @@ RULES: tuple[Rule, ...] = (
     fold_scale.RULE,
     masks_apart.RULE,
     heavy_first.RULE,
+    registers.RULE,
     undo.RULE,
 )
 
