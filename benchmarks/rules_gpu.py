@@ -47,12 +47,13 @@ SIZES: dict[str, tuple[tuple[str, dict[str, Any], str], ...]] = {
         ("deep_16384", {"M": 512, "N": 512, "K": 16384}, "cold"),
     ),
 }
-D, X, M, H, W = (
+D, X, M, H, W, R = (
     "tensor descriptors",
     "scale in the exponent",
     "masked blocks apart",
     "heaviest first",
     "warp specialization",
+    "register cap",
 )
 A, S, G, P, F, E = (
     "alignment",
@@ -64,14 +65,16 @@ A, S, G, P, F, E = (
 )
 COMPOSITIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "attention": (
-        (X, M, H),
+        (D, X, M, H, R),
         (D, X, M, H),
         (D, X, H, W),
         (D, X, H),
-        (D, X, M, H, W),
-        (X, H),
-        (D, X),
+        (X, M, H),
+        (D, X, M, H, W, R),
+        (X, M, H, R),
+        (D, X, M, R),
         (D, X, M),
+        (X, H),
         (),
     ),
     "matmul": (

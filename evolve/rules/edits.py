@@ -161,10 +161,14 @@ def _with_remark(new: list[cst.CSTNode], old: cst.CSTNode, text: str) -> list[cs
 
 def _with_lead(new: list[cst.CSTNode], old: cst.CSTNode, middle: list[cst.CSTNode]) -> list[cst.CSTNode]:
     """Comments and blank lines above the old statement stay above what came in its place."""
-    if (middle and middle[0] is not new[0]) or not new:
+    if not new:
         return new
     lead = getattr(old, "leading_lines", ())
     head = new[0]
+    if middle and middle[0] is not head:
+        if isinstance(head, cst.FunctionDef) and not head.leading_lines:  # a function stands apart from the one above
+            new[0] = head.with_changes(leading_lines=[cst.EmptyLine(indent=False)] * 2)
+        return new
     if isinstance(head, cst.SimpleStatementLine | cst.BaseCompoundStatement) and lead and not head.leading_lines:
         new[0] = head.with_changes(leading_lines=lead)
     return new
