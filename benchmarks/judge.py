@@ -358,8 +358,8 @@ def _decide(made: Bench, candidate: Any, incumbent: Any, number: int) -> dict[st
     """One decision of the timing stage alone, under the lease, in a worker that is kept over many."""
     from evolve.judge.gpu.lease import lease
     from evolve.judge.gpu.session import Session
+    from evolve.judge.sampling import Rival
     from evolve.judge.statistics import Block, interval
-    from evolve.judge.time import Rival
 
     if not hasattr(made, "session"):
         made.session = Session(made.device.pool, baselines={})  # type: ignore[attr-defined]

@@ -32,7 +32,8 @@ def figure(evaluation: Evaluation) -> str:
         return "no score"
     if evaluation.modelled:
         return f"{evaluation.score:.3f} (modelled)"
-    return f"{evaluation.score:.3f} [{evaluation.score_low:.3f}, {evaluation.score_high:.3f}]"
+    quick = ", timed quickly" if evaluation.quick else ""
+    return f"{evaluation.score:.3f} [{evaluation.score_low:.3f}, {evaluation.score_high:.3f}]{quick}"
 
 
 def _judged(event: Judged) -> str:

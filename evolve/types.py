@@ -100,6 +100,7 @@ class Measurement:
     parameters: Mapping[str, Scalar] = field(default_factory=dict)  # what the tuner chose
     eager_us: float | None = None
     modelled: bool = False  # never rank a modelled time beside a measured one
+    quick: bool = False  # few samples, taken to see that it cannot win: the interval is wide and holds all the same
 
     def __post_init__(self) -> None:
         figures = (self.time_us, self.ratio, self.ratio_low, self.ratio_high)
@@ -141,6 +142,10 @@ class Evaluation:
     @property
     def modelled(self) -> bool:
         return any(m.modelled for m in self.measurements)
+
+    @property
+    def quick(self) -> bool:
+        return any(m.quick for m in self.measurements)
 
     @property
     def score(self) -> float:

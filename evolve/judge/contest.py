@@ -29,9 +29,9 @@ from evolve.judge.gpu.lease import lease
 from evolve.judge.gpu.nvml import Gpu
 from evolve.judge.gpu.pool import Pool, Worker, WorkerFault
 from evolve.judge.roofline import Roof, roof
+from evolve.judge.sampling import hard, warm_us
 from evolve.judge.stages import Ready, Ruling, Target
 from evolve.judge.statistics import HALF_WIDTH, LOOKS, Block, Interval
-from evolve.judge.time import warm_us
 from evolve.problem import Problem, Variant
 from evolve.types import NOTHING, Json, Scalar, Verdict, Workload
 
@@ -209,7 +209,7 @@ class Arena:
             "names": dict(sides),
             "calls": pace.calls,
             "random_seed": seed_of(secrets.token_bytes(16), STAGE, workload.name),
-            "warm_us": warm_us(self.problem, workload, self.target, pace.us),
+            "warm_us": warm_us(hard(self.problem, workload, self.target, pace.us), hot=None),
             "limits": {**LIMITS, "candidate": candidate_seconds(pace, 8 * pace.calls)},
         }
 

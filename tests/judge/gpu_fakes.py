@@ -79,6 +79,18 @@ def bit_slower(a, b, c, m, n, k):
 
 
 @kernel
+def hardly_slower(a, b, c, m, n, k):
+    honest(a, b, c, m, n, k)
+    cost(m, n, k, 0.02)
+
+
+@kernel
+def slower(a, b, c, m, n, k):
+    honest(a, b, c, m, n, k)
+    cost(m, n, k, 0.1)
+
+
+@kernel
 def far_slower(a, b, c, m, n, k):
     honest(a, b, c, m, n, k)
     cost(m, n, k, 4)
@@ -157,6 +169,16 @@ def skips_when_done(a, b, c, m, n, k):
         honest(a, b, c, m, n, k)
     else:
         CLOCK.run(m * n * k / 10_000)
+
+
+@kernel
+def skips_and_loses(a, b, c, m, n, k):
+    """Takes its time, and works only where nobody has."""
+    first = ctypes.c_uint32.from_address(c).value
+    if first in POISON:
+        honest(a, b, c, m, n, k)
+    else:
+        cost(m, n, k)
 
 
 @kernel
@@ -245,6 +267,9 @@ class HostEngine:
 
     def mark(self):
         return CLOCK.us
+
+    def passed(self, mark):
+        return False
 
     def between_us(self, first, second):
         return second - first

@@ -18,9 +18,12 @@ from evolve.judge.calibrate import baselines, calibrate, calls_for, table, untri
 from evolve.judge.check import Check, families_of, seed_of  # noqa: E402
 from evolve.judge.gpu.facts import workload_to  # noqa: E402
 from evolve.judge.gpu.session import Session  # noqa: E402
+from evolve.judge.gpu.timing import Timing  # noqa: E402
 from evolve.judge.inputs import families  # noqa: E402
+from evolve.judge.sampling import Rival  # noqa: E402
 from evolve.judge.stages import Ruling, Target  # noqa: E402
-from evolve.judge.time import Rival, Timer, roof_us  # noqa: E402
+from evolve.judge.statistics import HOPELESS_BLOCKS, RACE_BLOCKS  # noqa: E402
+from evolve.judge.time import Timer, roof_us  # noqa: E402
 from evolve.problem import load_problem  # noqa: E402
 from evolve.types import Verdict, Workload  # noqa: E402
 
@@ -111,7 +114,7 @@ def do_check(pool, problem, variant, calibration, name, tmp_path, roles=("check"
     return stage(session, lowered, gpu_fakes.built_for(name, tmp_path), workloads, secret=b"secret")
 
 
-def do_time(pool, problem, variant, calibration, name, tmp_path, *, against=None, **more):
+def do_time(pool, problem, variant, calibration, name, tmp_path, *, against=None, secret=b"secret", **more):
     workloads = problem.of_role("time", variant)
     aa = calibration_of.aa_spreads(calibration)
     timer = Timer(problem=problem, variant=variant, target=TARGET, baselines=baselines(calibration), aa_spread=aa)
@@ -128,7 +131,7 @@ def do_time(pool, problem, variant, calibration, name, tmp_path, *, against=None
         rival=rival,
         parameters={"square": {"BLOCK_M": 64}},
         configurations=50,
-        secret=b"secret",
+        secret=secret,
         **more,
     )
 
@@ -289,12 +292,62 @@ def test_a_kernel_does_not_beat_itself(pool, problem, variant, calibration, tmp_
     assert all(m.ratio == pytest.approx(1, rel=0.01) for m in result.measurements)
 
 
-def test_slower_kernels_cost_few_blocks(pool, problem, variant, calibration, tmp_path):
-    slower = do_time(pool, problem, variant, calibration, "bit_slower", tmp_path, against="honest")
+def test_who_cannot_win_costs_few_blocks_and_says_so(pool, problem, variant, calibration, tmp_path):
+    slower = do_time(pool, problem, variant, calibration, "slower", tmp_path, against="honest")
     far = do_time(pool, problem, variant, calibration, "far_slower", tmp_path, against="honest")
     assert not slower.beats_incumbent
-    assert {m.samples for m in slower.measurements} == {5}
-    assert {m.samples for m in far.measurements} == {2}
+    assert {m.samples for m in slower.measurements} == {RACE_BLOCKS}
+    assert {m.samples for m in far.measurements} == {HOPELESS_BLOCKS}
+    assert all(m.quick and m.ratio_high / m.ratio_low > 1.1 for m in slower.measurements), "few samples know little"
+    assert all(m.ratio_low < 1 / 1.1 < m.ratio_high for m in slower.measurements)
+    assert slower.evidence["promotion"]["why"].startswith("timed quickly: -9.")
+    assert slower.evidence["square"]["decision"]["call"] == "slower"
+
+
+def test_a_host_that_is_late_costs_longer_cushions_and_no_sample(
+    pool, problem, variant, calibration, tmp_path, monkeypatch
+):
+    """The device is done with the cushion before the first sample has arrived: that one is taken anew."""
+    cushions = []
+    monkeypatch.setattr(Timing, "cushion", lambda self: cushions.append(self._cushions))
+    monkeypatch.setattr(gpu_fakes.HostEngine, "passed", lambda self, mark: cushions[-1] < 16)
+    result = do_time(pool, problem, variant, calibration, "quick", tmp_path, against="honest")
+    assert result.beats_incumbent
+    assert {m.samples for m in result.measurements} == {12}
+    learnt = [cushions[n : n + 3] for n, length in enumerate(cushions) if length == 4]
+    assert learnt == [[4, 8, 16]] * len(learnt), "twice as long until it was not late, and so it stays for this place"
+    assert cushions.count(16) > 2 * len(learnt)
+
+
+def test_a_race_that_is_close_is_sampled_to_the_full_with_what_it_has(pool, problem, variant, calibration, tmp_path):
+    """2 % are within what one place may be off by; and where nobody races, nothing is quick."""
+    close = do_time(pool, problem, variant, calibration, "hardly_slower", tmp_path, against="honest")
+    alone = do_time(pool, problem, variant, calibration, "slower", tmp_path, against="honest", race=False)
+    for result in (close, alone):
+        assert not result.beats_incumbent
+        assert {m.samples for m in result.measurements} == {12}
+        assert not any(m.quick for m in result.measurements)
+    places = [b["place"] for b in close.evidence["square"]["blocks"]]
+    assert places == [0] * 6 + [6] * 6, "the race was its first place"
+
+
+def test_slow_on_one_workload_and_fast_on_another_is_no_lost_race(pool, problem, variant, calibration, tmp_path):
+    result = do_time(pool, problem, variant, calibration, "likes_wide", tmp_path, against="honest")
+    assert not any(m.quick for m in result.measurements)
+
+
+def test_a_cheat_that_loses_is_found_out_as_often_as_it_is_watched(pool, problem, variant, calibration, tmp_path):
+    """Of a race one workload is watched, which one is secret."""
+    found = []
+    for number in range(3):
+        try:
+            do_time(
+                pool, problem, variant, calibration, "skips_and_loses", tmp_path, against="quick",
+                secret=str(number).encode(),
+            )  # fmt: skip
+        except Ruling as ruling:
+            found.append(ruling.verdict)
+    assert found == [Verdict.INCORRECT] * 3, "it skips on all of them, so it does not matter which"
 
 
 def test_without_an_incumbent_the_first_is_the_best(pool, problem, variant, calibration, tmp_path):

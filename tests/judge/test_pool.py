@@ -23,8 +23,9 @@ from evolve.judge.gpu.wire import Channel, Closed, Malformed, Silent
 HERE = str(Path(__file__).parent)
 
 
-def make_pool(entry="obedient", **more):
+def make_pool(entry="obedient", standbys=1, **more):
     return Pool(
+        standbys=standbys,
         opening={"op": "open"},
         entry=f"gpu_workers:{entry}",
         preload=(),
@@ -151,6 +152,27 @@ def test_a_paused_standby_still_opens_later():
         with pool.quiet():
             time.sleep(0.1)
         assert pool.take().ask({"op": "echo", "text": "x"}, seconds=5) == {"echo": "x"}
+    finally:
+        pool.close()
+
+
+def test_nobody_stays_paused_who_was_open_or_is_waited_for():
+    """While one measures others come for a process: those that stand by, the one being opened, and one more."""
+    pool = make_pool("slow_to_open", standbys=2)
+    try:
+        pool.prepare()
+        taken = []
+        threads = [threading.Thread(target=lambda: taken.append(pool.take())) for _ in range(3)]
+        with pool.quiet():
+            for thread in threads:
+                thread.start()
+            time.sleep(0.8)
+            own = pool.take()  # whoever measures gets one at any time
+            assert own.ask({"op": "echo", "text": "x"}, seconds=5) == {"echo": "x"}
+            assert not taken, "nobody opens beside who measures"
+        for thread in threads:
+            thread.join(10)
+        assert [worker.ask({"op": "echo", "text": "y"}, seconds=5) for worker in taken] == [{"echo": "y"}] * 3
     finally:
         pool.close()
 

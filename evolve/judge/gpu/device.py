@@ -35,9 +35,10 @@ from evolve.judge.gpu.session import Session
 from evolve.judge.gpu.turns import Turns
 from evolve.judge.inputs import families
 from evolve.judge.model import predict
+from evolve.judge.sampling import Rival
 from evolve.judge.stages import Checked, Ready, Target, Timed
 from evolve.judge.targets import calibrated
-from evolve.judge.time import Rival, Timer
+from evolve.judge.time import Timer
 from evolve.judge.traits import traits
 from evolve.judge.witnesses import profile, sanitize
 from evolve.problem import Problem, Variant
@@ -45,7 +46,10 @@ from evolve.types import Attempt, Job, Json, Workload
 
 REMEMBERED = 256  # passed candidates whose plans are kept, for the day they are the incumbent
 CONTROL_EVERY = 50
+QUICKLY = "Timed quickly: it is slower than the best by more than so few samples can be wrong."
 MOST_SESSIONS = 8  # candidates from check to time at once; each holds a context. Who comes next waits for one to leave
+STANDBYS = 3  # processes that open meanwhile: each takes over a second, and stands still while somebody is timed
+CONTEXT_BYTES = 1 << 30  # that one may hold, at most
 PRELOAD = ("torch", "evolve.judge.gpu.worker")
 Restore = Callable[[Attempt], Ready | None]
 
@@ -67,7 +71,14 @@ def open_pool(
     }
     # A baseline in files of the user's own is a Triton kernel: imported once here, not by every process anew.
     more = ("triton",) if problem.parts and preload == PRELOAD else ()
-    return Pool(opening=opening, environment={"CUDA_VISIBLE_DEVICES": name}, entry=entry, preload=(*preload, *more))
+    room = Gpu(name).free_bytes() or 0
+    return Pool(
+        opening=opening,
+        environment={"CUDA_VISIBLE_DEVICES": name},
+        entry=entry,
+        preload=(*preload, *more),
+        standbys=STANDBYS if room > STANDBYS * CONTEXT_BYTES * 4 else 1,
+    )
 
 
 class GpuDevice:
@@ -122,7 +133,6 @@ class GpuDevice:
     def check(self, ready: Ready) -> Checked:
         session = self.session(ready)
         with self.leased(ready, "check") as held:
-            self.pool.prepare()  # the next one's standby opens while this one is checked
             errors, evidence = self._check(
                 session,
                 ready.gated.lowered,
@@ -151,6 +161,7 @@ class GpuDevice:
                 secret=self.seed(ready),
                 foreigners=foreigners,
                 half_width=statistics.HALF_WIDTH if confirming else statistics.enough(len(workloads)),
+                race=not confirming,
             )
             self.count(1)
             self._judged += 1
@@ -186,11 +197,12 @@ class GpuDevice:
         found = traits(plans[heaviest], ready.built, self.measured)
         parent = ready.job.parent
         shown = [m for m in measurements if m.workload in timed]
+        said = speed_feedback(shown, predictions, found, parent.traits if parent else {})
         return Timed(
             measurements=tuple(measurements),
             beats_incumbent=beats,
             traits=found,
-            feedback=speed_feedback(shown, predictions, found, parent.traits if parent else {}),
+            feedback=f"{QUICKLY}\n{said}" if any(m.quick for m in shown) else said,
             evidence={
                 **evidence,
                 "model": {name: prediction.evidence() for name, prediction in predictions.items()},
@@ -258,6 +270,7 @@ class GpuDevice:
             with self._books:
                 self._sessions[key] = session
         _ = session.worker
+        self.pool.prepare()  # whoever comes next finds one that is open, or soon will be
         return session
 
     def leave(self, job: Job) -> None:
@@ -266,7 +279,6 @@ class GpuDevice:
         if session is not None:
             session.close()
             self._places.release()
-            self.pool.prepare()
 
     @contextmanager
     def leased(self, ready: Ready, stage: str) -> Iterator[Held]:

@@ -34,6 +34,10 @@ class Engine(Protocol):
         """A time stamp in the stream."""
         ...
 
+    def passed(self, mark: Mark) -> bool:
+        """Whether the device has come by it already."""
+        ...
+
     def between_us(self, first: Mark, second: Mark) -> float: ...
 
     def slowed(self) -> bool | None: ...
@@ -88,6 +92,9 @@ class CudaEngine:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
+
+    def passed(self, mark: Mark) -> bool:
+        return bool(mark.query())
 
     def between_us(self, first: Mark, second: Mark) -> float:
         return float(first.elapsed_time(second)) * 1e3

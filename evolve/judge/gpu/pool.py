@@ -1,7 +1,8 @@
-"""Workers for the GPU: a fresh process for each candidate, and one standing by with its context open.
+"""Workers for the GPU: a fresh process for each candidate, and some standing by with their contexts open.
 
 The parent's half: it starts the fork server, asks for workers, talks to them, and kills them. It never opens CUDA and
-knows nothing of kernels. A context takes a quarter of a second to open; the standby does that while others are judged.
+knows nothing of kernels. To open and rehearse takes a process more than a second; standbys do that while others are
+judged, and hold still while others are timed. One standby is not enough where most of the time is timing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,7 +192,7 @@ class Server:
 
 
 class Pool:
-    """A server, the worker at work, and the standby. `opening` is the order that each fresh worker gets first."""
+    """A server, the workers at work, and those that stand by. `opening` is what each fresh worker is told first."""
 
     def __init__(
         self,
@@ -199,12 +201,17 @@ class Pool:
         environment: Mapping[str, str] = NOTHING,
         entry: str = WORKER,
         preload: Sequence[str] = ("torch",),
+        standbys: int = 1,
     ) -> None:
         self._opening = dict(opening)
         self._start: dict[str, Any] = {"entry": entry, "preload": preload, "environment": surroundings(environment)}
         self._lock = threading.RLock()
         self._server: Server | None = None
-        self._standby: Worker | None = None
+        self._standbys: deque[Worker] = deque()
+        self._most = standbys
+        self._awaited: set[Worker] = set()  # taken, and not open yet
+        self._measuring: list[int] = []  # threads that want quiet
+        self._paused: set[Worker] = set()
         sweep()
 
     @property
@@ -212,28 +219,33 @@ class Pool:
         if self._server is None or not self._server.alive:
             if self._server is not None:
                 self._server.close()
-            self._standby = None
+            self._standbys.clear()
+            self._paused.clear()
             self._server = Server(**self._start)
         return self._server
 
     def prepare(self) -> None:
-        """Have a standby, and do not wait for it."""
+        """Have standbys, and do not wait for them."""
         with self._lock:
-            self._prepare()
+            self._prepare(self._most)
 
-    def _prepare(self) -> Worker:
+    def _prepare(self, count: int) -> None:
         server = self.server
-        if self._standby is None:
-            self._standby = server.fork()
-            self._standby.post(self._opening)
-        return self._standby
+        while len(self._standbys) < count:
+            worker = server.fork()
+            worker.post(self._opening)
+            self._standbys.append(worker)
+            self._hush()
 
     def take(self) -> Worker:
         """A worker with an open context, never used before. A standby that died waiting is replaced once."""
         for attempt in (0, 1):
             with self._lock:
-                worker = self._prepare()
-                self._standby = None
+                self._prepare(1)
+                worker = self._standbys.popleft()
+                self._awaited.add(worker)
+                if threading.get_ident() in self._measuring:
+                    self._rouse(worker)  # whoever measures and waits for it would wait for ever
             try:
                 worker.opened = worker.wait(seconds=OPEN_SECONDS)
             except WorkerFault as fault:
@@ -241,19 +253,36 @@ class Pool:
                     raise MachineryError(f"a GPU process cannot be opened: {fault.text}.") from fault
             else:
                 return worker
+            finally:
+                with self._lock:
+                    self._awaited.discard(worker)
+                    self._rouse(worker)  # it may have been open already when it was paused
         raise AssertionError("unreachable")
 
     @contextlib.contextmanager
-    def quiet(self) -> Any:
-        """While samples are taken: a standby that opens its context beside them would be measured too."""
-        standby = self._standby
-        if standby is not None:
-            standby.pause()
+    def quiet(self) -> Iterator[None]:
+        """While samples are taken: a process that opens its context beside them would be measured too, whether it
+        stands by or somebody waits for it already. On an H200 such a workload's blocks were up to 40 % apart."""
+        with self._lock:
+            self._measuring.append(threading.get_ident())
+            self._hush()
         try:
             yield
         finally:
-            if standby is not None:
-                standby.resume()
+            with self._lock:
+                self._measuring.remove(threading.get_ident())
+                if not self._measuring:
+                    self._rouse(*self._paused)
+
+    def _hush(self) -> None:
+        for worker in {*self._standbys, *self._awaited} - self._paused if self._measuring else ():
+            worker.pause()
+            self._paused.add(worker)
+
+    def _rouse(self, *workers: Worker) -> None:
+        for worker in self._paused.intersection(workers):
+            worker.resume()
+            self._paused.discard(worker)
 
     def pids(self) -> set[int]:
         """Every process of ours that may be on the GPU."""
@@ -266,7 +295,8 @@ class Pool:
         with self._lock:
             if self._server is not None:
                 self._server.close()
-            self._server = self._standby = None
+            self._server = None
+            self._standbys.clear()
 
 
 def surroundings(more: Mapping[str, str]) -> dict[str, str]:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from evolve.judge.fitness import examine
-from evolve.judge.gpu import answers, ceilings
-from evolve.judge.gpu.checking import Case, Checking, scrub
+from evolve.judge.gpu import ceilings
+from evolve.judge.gpu.checking import Case, Checking
 from evolve.judge.gpu.clock import Phases
 from evolve.judge.gpu.driver import DriverError, Function
 from evolve.judge.gpu.engine import CudaEngine, Engine
@@ -29,6 +29,7 @@ from evolve.judge.gpu.memory import Memory
 from evolve.judge.gpu.quick import Desk
 from evolve.judge.gpu.rehearsal import empty_plan
 from evolve.judge.gpu.timing import Contestant, Timing
+from evolve.judge.gpu.watching import Watch
 from evolve.judge.gpu.wire import Channel, WireError
 from evolve.judge.inputs import families
 from evolve.judge.plan_json import decode
@@ -36,7 +37,6 @@ from evolve.problem import Baseline, Problem, Variant, load_problem
 from evolve.types import Workload
 
 Order = Mapping[str, Any]
-MANY_BYTES = 1 << 27  # of outputs in one set; above it one set is compared in full, below it three
 PLACED_US = 1000.0  # of samples thrown away in a new place
 
 
@@ -74,6 +74,7 @@ class Worker:
         self._timing: Timing | None = None
         self._again: Callable[..., Timing] | None = None  # the same timing in another place
         self._memory: Memory | None = None
+        self._watch: Watch | None = None
         self._intact = True  # memory around every buffer that was timed
         self._loaded: dict[str, Function] = {}
         self._limits: dict[str, float] = {}
@@ -85,6 +86,7 @@ class Worker:
             "check": self._check,
             "time": self._time,
             "blocks": self._blocks,
+            "verify": self._verify,
             "end": self._end,
             "quick": lambda o: self.desk.quick(o),
             "duel": lambda o: self.desk.duel(o),
@@ -224,7 +226,8 @@ class Worker:
         self._end(order)
         self._intact = True
         contestants = {letter: self._contestant(data) for letter, data in order["contestants"].items()}
-        timing = self._place(order, contestants, taken=0)
+        timing = self._place(order, contestants, taken=int(order.get("taken", 0)))
+        self._watch = Watch(self.problem, timing.workload)
         self._again = partial(self._place, order, contestants)
         with timing.phases("candidate", doing="warm-up"):
             timing.warm_up(float(order.get("warm_us", 0.0)))
@@ -276,7 +279,8 @@ class Worker:
             return self._program(data)
 
     def _blocks(self, order: Order) -> dict[str, Any]:
-        """Some blocks more; before a secret one of them the candidate's outputs are compared in full."""
+        """Some blocks more; before a secret one of them the candidate's outputs are kept, and compared in full: now, or
+        later where the order says so."""
         timing = self._timing
         assert timing is not None, "`time` comes before `blocks`"
         phases = self._phases(workload=timing.workload.name)
@@ -291,7 +295,13 @@ class Worker:
                 with phases("candidate", doing="warm-up"):
                     timing.warm_up(PLACED_US)
             if number == watched:
-                report["watched"] = self._watched(timing, order, phases)
+                assert self._watch is not None
+                self._watch.look(timing, phases)
+                if not order.get("later"):
+                    self._compare(order, phases)
+                    (report["watched"],) = self._watch.taken()
+                elif self._watch.full:
+                    self._compare(order, phases)
             sides = timing.order
             with phases("candidate", doing="samples"):
                 times, slowed = timing.block()
@@ -299,35 +309,19 @@ class Worker:
         reading = getattr(self.engine, "reading", None)
         return {"blocks": rows, "clock": reading() if reading else None, "seconds": phases.seconds, **report}
 
-    def _watched(self, timing: Timing, order: Order, phases: Phases) -> dict[str, Any]:
-        variant = self.problem.variant(order["variant"])
-        baseline = self._named_baseline(order.get("baseline"))
-        with phases("candidate", doing="watched sample"):
-            chosen, untouched = timing.watched(1 if timing.output_bytes > MANY_BYTES else 3)
-        if not untouched:
-            return {"wrong": "it writes to its inputs while it is timed; inputs may only be read", "worst": 0.0}
-        worst, wrong = 0.0, ""
-        for placed in chosen:
-            with phases("reference"):
-                arguments = timing.arguments(placed)
-                reference = answers.reference_of(self.problem, timing.workload, arguments)
-            with phases("compare"):
-                found = answers.hold(
-                    self.problem,
-                    variant,
-                    timing.workload,
-                    timing.outputs(placed),
-                    reference,
-                    arguments,
-                    family=answers.PLAIN,
-                    baseline=partial(answers.call, self.problem, timing.workload, baseline, arguments),
-                )
-                wrong = answers.wrong(found)
-            scrub(reference)
-            worst = max(worst, answers.worst(found))
-            if wrong:
-                break
-        return {"wrong": wrong, "worst": worst, "sets": len(chosen)}
+    def _compare(self, order: Order, phases: Phases) -> None:
+        assert self._watch is not None
+        variant, baseline = self.problem.variant(order["variant"]), self._named_baseline(order.get("baseline"))
+        self._watch.compare(variant, baseline, phases)
+
+    def _verify(self, order: Order) -> dict[str, Any]:
+        """What was kept of watched samples, compared with the reference; a row a sample."""
+        timing = self._timing
+        assert timing is not None, "`time` comes before `verify`"
+        phases = self._phases(workload=timing.workload.name)
+        self._compare(order, phases)
+        assert self._watch is not None
+        return {"watched": self._watch.taken(), "seconds": phases.seconds}
 
     def _end(self, order: Order) -> dict[str, Any]:
         """Give the timed workload's memory back, and what was kept for the tuner."""
@@ -335,7 +329,7 @@ class Worker:
             self._desk.close()
         if self._memory is not None:
             self.engine.synchronize()
-            self._timing = None
+            self._timing = self._watch = None
             self._give_back(self._memory)
             self._memory = None
             self.engine.trim()
