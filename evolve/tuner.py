@@ -20,18 +20,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from evolve.tuner_sampler import Key as Key
+from evolve.tuner_sampler import Sampler, are_numbers
 from evolve.types import NOTHING, Scalar
 
 Point: TypeAlias = Mapping[str, Scalar]
+Pair: TypeAlias = tuple[str, str, int]  # two parameters, and 1 where they grow together, -1 where one for the other
 Feasible: TypeAlias = Callable[[Point], str | None]  # why a point cannot work; None: nothing is known against it
-Key: TypeAlias = tuple[tuple[str, str], ...]
 
 TRIES = 2  # proposals in a row that are known or ruled out, before another way is taken; each costs 4 ms
 WALKABLE = 20_000  # points of a space that may be gone through one by one
 INFEASIBLE = 1e3  # told to the sampler, whose other figures are logarithms of microseconds
-STARTUP = (3, 10)  # random points before TPE has something to go by: a quarter of the budget, within these
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,25 +51,30 @@ class Tuner:
         random_seed: int = 0,
         points: int = 40,
         feasible: Feasible | None = None,
+        pairs: Sequence[Pair] = (),
+        plain: Point = NOTHING,
     ) -> None:
         """`start` comes first, in this order; a point of it may lie outside the space, may name more than the space
-        does, and is asked whatever `feasible` thinks, because somebody has reason to believe in it."""
+        does, and is asked whatever `feasible` thinks, because somebody has reason to believe in it. `pairs` are
+        parameters that are worth a step together; `plain` says at what value a switch is off."""
         self.space = {name: _ordered(values) for name, values in space.items() if values}
         self.size = math.prod(len(values) for values in self.space.values())
         self.points = points
         self.trials: list[Trial] = []
         self._feasible: Feasible = feasible or (lambda point: None)
+        self._pairs = [pair for pair in pairs if {pair[0], pair[1]} <= self.space.keys()]
+        self._plain = {name: off for name, off in plain.items() if name in self.space}
         self._random = random.Random(random_seed)
         self._asked: dict[Key, Point] = {}  # in the order of asking
         self._open: set[Key] = set()
         self._refused: dict[Key, tuple[Point, str]] = {}
         self._start = deque(self._completed(start))
         self._whole = self._shuffled() if self.size <= points else None
-        self._sampler = None if self._whole is not None else _Sampler(self.space, random_seed, points)
+        self._sampler = None if self._whole is not None else Sampler(self.space, random_seed, points)
 
     def ask(self, n: int = 1, *, near: bool = False) -> list[Point]:
         """Up to `n` points, each of which is to be told. Fewer where the budget or the space ends; none: it is over.
-        With `near` only points one step from the best: the sampler finds the valley and is slow to its bottom."""
+        With `near` only points beside the best: the sampler finds the valley and is slow to its bottom."""
         found: list[Point] = []
         while len(found) < min(n, self.points) and len(self._asked) < self.points:
             point = self._next(near)
@@ -119,10 +125,9 @@ class Tuner:
         first = next(i for i, t in enumerate(self.trials) if t.value_us is not None and t.value_us <= most)
         return len(self.trials) - first - 1
 
-    @property
-    def settled(self) -> bool:
-        """Every point one step from the best was asked, or cannot work."""
-        return self._first(self._neighbours()) is None
+    def settled(self, *, pairs: bool = True) -> bool:
+        """Every point beside the best was asked, or cannot work; without `pairs`, those one step away are enough."""
+        return self._first(self._neighbours(pairs=pairs)) is None
 
     def leaders(self, n: int) -> list[Trial]:
         return sorted((t for t in self.trials if t.value_us is not None), key=lambda t: t.value_us or 0.0)[:n]
@@ -154,18 +159,28 @@ class Tuner:
                 return point
         return None
 
-    def _neighbours(self) -> list[Point]:
-        """One step from the best in one parameter."""
+    def _neighbours(self, *, pairs: bool = True) -> list[Point]:
+        """The best with a switch off, or one step from it in one parameter; then one step in each of a pair."""
         if self.best is None:
             return []
-        steps: list[Point] = []
-        for name, values in self.space.items():
-            at = next((i for i, v in enumerate(values) if repr(v) == repr(self.best.point.get(name))), None)
-            for i in () if at is None else (at - 1, at + 1):
-                if 0 <= i < len(values):
-                    steps.append({**self.best.point, name: values[i]})
+        best = self.best.point
+        off: list[Point] = [{**best, name: value} for name, value in self._plain.items()]
+        steps: list[Point] = [{**best, name: v} for name in self.space for v in self._beside(best, name, (-1, 1))]
+        further: list[Point] = [
+            {**best, one: first, other: second}
+            for one, other, sense in (self._pairs if pairs else ())
+            for way in (-1, 1)
+            for first in self._beside(best, one, (way,))
+            for second in self._beside(best, other, (way * sense,))
+        ]
         self._random.shuffle(steps)
-        return steps
+        self._random.shuffle(further)
+        return [*off, *steps, *further]
+
+    def _beside(self, point: Point, name: str, ways: Sequence[int]) -> list[Scalar]:
+        values = self.space[name]
+        at = next((i for i, v in enumerate(values) if repr(v) == repr(point.get(name))), None)
+        return [] if at is None else [values[at + way] for way in ways if 0 <= at + way < len(values)]
 
     def _anywhere(self) -> Iterator[Point] | list[Point]:
         if self.size <= WALKABLE:
@@ -190,6 +205,10 @@ class Tuner:
             self._refused[key] = (point, why)
         return why is None
 
+    def completed(self, point: Point) -> Point:
+        """As it is asked where it comes first."""
+        return self._completed([point])[0]
+
     def _completed(self, start: Sequence[Point]) -> list[Point]:
         """Each with all names of the space: what one leaves open is taken from the first that says it."""
         usual: dict[str, Scalar] = {name: values[0] for name, values in self.space.items()}
@@ -205,58 +224,7 @@ def key_of(point: Point) -> Key:
 
 def _ordered(values: Sequence[Scalar]) -> tuple[Scalar, ...]:
     distinct = tuple({repr(value): value for value in values}.values())
-    return tuple(sorted(distinct, key=float)) if _numbers(distinct) else distinct
-
-
-def _numbers(values: Sequence[Scalar]) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-
-
-class _Sampler:
-    """Optuna's TPE over positions in the lists of values. Numbers keep their order, so that it sees that 128 lies
-    between 64 and 256; what has no order is categorical; what has one value is left out."""
-
-    def __init__(self, space: Mapping[str, tuple[Scalar, ...]], random_seed: int, points: int) -> None:
-        import optuna  # late: whoever never tunes does not pay for it
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._optuna, self._space = optuna, space
-        kinds = optuna.distributions
-        self._distributions: dict[str, Any] = {
-            name: kinds.IntDistribution(0, len(values) - 1)
-            if _numbers(values)
-            else kinds.CategoricalDistribution(range(len(values)))
-            for name, values in space.items()
-            if len(values) > 1
-        }
-        startup = max(STARTUP[0], min(STARTUP[1], points // 4))
-        sampler = optuna.samplers.TPESampler(seed=random_seed, multivariate=True, n_startup_trials=startup)
-        self._study = optuna.create_study(sampler=sampler)
-        self._taken: dict[Key, Any] = {}
-        self._last: Any = None
-
-    def ask(self) -> Point:
-        """A proposal; unless it is taken, the next one makes it void."""
-        if self._last is not None:
-            self._study.tell(self._last, state=self._optuna.trial.TrialState.FAIL)
-        self._last = self._study.ask(self._distributions)
-        return {name: values[self._last.params.get(name, 0)] for name, values in self._space.items()}
-
-    def take(self, key: Key) -> None:
-        self._taken[key], self._last = self._last, None
-
-    def tell(self, key: Key, point: Point, value: float) -> None:
-        if key in self._taken:
-            self._study.tell(self._taken.pop(key), value)
-            return
-        places = {name: _place(self._space[name], point[name]) for name in self._distributions}
-        if None not in places.values():  # a start outside the space teaches nothing about positions in it
-            make = self._optuna.trial.create_trial
-            self._study.add_trial(make(params=places, distributions=self._distributions, value=value))
-
-
-def _place(values: Sequence[Scalar], value: Scalar) -> int | None:
-    return next((i for i, each in enumerate(values) if repr(each) == repr(value)), None)
+    return tuple(sorted(distinct, key=float)) if are_numbers(distinct) else distinct
 
 
 # --- Sizes that were never tuned --------------------------------------------------------------------------------------

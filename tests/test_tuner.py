@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolve.tuner import Tuner, key_of, nearest
-from evolve.tuner_known import Limits, priors
+from evolve.tuner_known import Limits, Setting, pairs, plain
+from evolve.tuner_priors import priors
 
 SPACE = {
     "BLOCK_M": (16, 32, 64, 128, 256),
@@ -20,6 +21,9 @@ SPACE = {
     "num_stages": (2, 3, 4, 5),
 }
 BEST = {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3}
+
+
+MATMUL = Setting(element_bytes=2)
 
 
 def bowl(point, best=BEST):
@@ -157,7 +161,7 @@ def test_nothing_feasible_has_no_best():
 def test_150_questions_take_about_a_second():
     run(Tuner(SPACE, points=5))  # the import
     began = time.process_time()  # the machine may be busy with others
-    asked = run(Tuner(SPACE, points=150, feasible=Limits(shared_bytes=232_448, element_bytes=2)))
+    asked = run(Tuner(SPACE, points=150, feasible=Limits(setting=MATMUL)))
     assert len(asked) == 150
     assert time.process_time() - began < 5, "about one second of a quick core"
 
@@ -185,12 +189,46 @@ def test_optuna_says_nothing(caplog, capfd):
     ],
 )
 def test_what_cannot_work_is_known_before_a_build(point, why):
-    found = Limits(shared_bytes=232_448, element_bytes=2)(point)
+    found = Limits(setting=MATMUL)(point)
     assert found is None if why is None else why in found
 
 
+ATTENTION = Setting(sizes={"S": 4096, "D": 128}, chained=True, wgmma=True, element_bytes=2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "point", "why"),
+    [
+        (MATMUL, {**BEST, "num_warps": 4, "WARP_SPECIALIZE": True}, None),
+        (MATMUL, {**BEST, "num_warps": 4, "WARP_SPECIALIZE_2": False}, "accumulators"),
+        (Setting(element_bytes=2, specialized=True), {**BEST, "num_warps": 4}, None),
+        (ATTENTION, {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}, None),
+        (ATTENTION, {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}, None),
+        (ATTENTION, {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 4, "num_stages": 2}, "accumulators"),
+        (ATTENTION, {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 4, "num_stages": 2, "WARP_SPECIALIZE": True}, None),
+        (ATTENTION, {"BLOCK_M": 64, "BLOCK_N": 128, "num_warps": 4, "num_stages": 4}, "278,528 B"),  # what ptxas says
+        (ATTENTION, {"BLOCK_M": 32, "BLOCK_N": 128, "num_warps": 4, "num_stages": 4}, None),
+    ],
+)
+def test_it_depends_on_the_kernel_what_cannot_work(setting, point, why):
+    found = Limits(setting=setting)(point)
+    assert found is None if why is None else why in found
+
+
+def test_what_is_hopeless_is_left_out_of_large_spaces_only():
+    low = {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
+    shared_rows = {**low, "BLOCK_M": 64, "num_warps": 8}
+    limits = Limits(setting=ATTENTION, doubts=True)
+    assert "WGMMA" in limits(low)
+    assert "softmax" in limits(shared_rows)
+    assert limits({**shared_rows, "BLOCK_M": 128}) is None
+    assert Limits(setting=ATTENTION)(low) is None
+    few_rows = Setting(sizes={"M": 16, "N": 4096, "K": 4096}, wgmma=True, element_bytes=2)
+    assert Limits(setting=few_rows, doubts=True)({**BEST, "BLOCK_M": 16}) is None
+
+
 def test_what_was_built_overrules_a_rule_and_only_that():
-    limits = Limits(shared_bytes=232_448, element_bytes=2)
+    limits = Limits(setting=MATMUL)
     built = {**BEST, "num_warps": 4}
     assert limits(built)
     limits.overrule(built)
@@ -199,7 +237,7 @@ def test_what_was_built_overrules_a_rule_and_only_that():
 
 
 def test_refused_points_are_on_record_until_they_are_allowed():
-    limits = Limits(shared_bytes=232_448, element_bytes=2)
+    limits = Limits(setting=MATMUL)
     space = {"BLOCK_M": (128,), "BLOCK_N": (128, 256), "num_warps": (4,)}
     tuner = Tuner(space, points=8, feasible=limits)
     (only,) = tuner.ask(8)
@@ -219,6 +257,95 @@ def test_priors_are_of_the_space():
         {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8}
     ]
     assert priors({"ROWS": (1, 2)}) == []
+
+
+def matmul(m, n, k, **more):
+    return Setting(sizes={"M": m, "N": n, "K": k}, element_bytes=2, wgmma=True, **more)
+
+
+WIDE = {**SPACE, "num_stages": (2, 3, 4, 5, 6)}
+HEADS = {"BLOCK_M": (32, 64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3, 4)}
+NARROW = Setting(sizes={"S": 2048, "D": 64}, chained=True, element_bytes=2)
+
+
+@pytest.mark.parametrize(
+    ("space", "setting", "wanted"),
+    [
+        (WIDE, matmul(4096, 4096, 4096), [(128, 256, 64, 8, 3), (128, 128, 64, 4, 4), (256, 128, 64, 8, 3)]),
+        (WIDE, matmul(4096, 4096, 4096, specialized=True), [(128, 256, 64, 4, 3), (128, 128, 64, 4, 4)]),
+        (WIDE, matmul(16, 4096, 4096), [(16, 64, 128, 4, 4), (16, 64, 64, 4, 6)]),
+        (WIDE, matmul(512, 512, 16384), [(64, 64, 128, 4, 4), (128, 128, 64, 4, 4)]),
+        (HEADS, ATTENTION, [(128, 64, 8, 3), (128, 128, 8, 3)]),
+        (HEADS, NARROW, [(128, 128, 4, 3)]),
+    ],
+)
+def test_hoppers_best_are_among_the_first(space, setting, wanted):
+    """Whatever the parameters are called."""
+    for names in (space, {name.replace("BLOCK_", "BLOCK_SIZE_"): values for name, values in space.items()}):
+        asked = Tuner(names, start=priors(names, setting), points=40, feasible=Limits(setting=setting)).ask(10)
+        found = [tuple(point.values()) for point in asked]
+        assert set(wanted) <= set(found)
+
+
+def test_the_switch_of_specialized_warps_brings_its_own_priors():
+    space = {**WIDE, "WARP_SPECIALIZE": (True, False)}
+    found = priors(space, matmul(4096, 4096, 4096))
+    assert {(p["num_warps"], p["WARP_SPECIALIZE"]) for p in found} >= {(4, True), (8, False), (4, False)}
+    assert (8, True) not in {(p["num_warps"], p["WARP_SPECIALIZE"]) for p in found}, "Triton declines it in silence"
+    assert {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3} in [
+        {n: v for n, v in p.items() if n != "WARP_SPECIALIZE"} for p in found
+    ]
+
+
+@pytest.mark.parametrize(("setting", "columns"), [(ATTENTION, 64), (NARROW, 128)])
+def test_a_cap_on_registers_comes_with_what_it_was_made_for(setting, columns):
+    found = priors({**HEADS, "REGISTERS": (0, 96, 128, 168)}, setting)
+    capped = [p for p in found if p["REGISTERS"]]
+    best = {"BLOCK_M": 128, "BLOCK_N": columns, "num_warps": 8, "num_stages": 2, "REGISTERS": 128}
+    assert capped == [best]
+    assert found.index(best) == 0
+    assert len(found) > 3
+
+
+def test_a_sum_is_split_where_that_fills_the_chip_and_leaves_each_part_enough():
+    space = {**WIDE, "SPLIT_K": (1, 2, 4, 8, 16, 32)}
+    parts = {
+        sizes: {p["SPLIT_K"] for p in priors(space, matmul(*sizes))}
+        for sizes in ((4096, 4096, 4096), (512, 512, 16384), (512, 512, 512), (16, 4096, 4096))
+    }
+    assert parts[4096, 4096, 4096] == {1}
+    assert 8 in parts[512, 512, 16384]
+    assert max(parts[512, 512, 512]) <= 2, "eight steps of 64 are not shared by eight"
+    assert parts[16, 4096, 4096] <= {1, 2, 4}
+
+
+def test_switches_have_an_off_and_tiles_have_none():
+    space = {"SPLIT_K": (4, 1, 8), "DESCRIPTORS": (True, False), "PROGRAMS_PER_SM": (1, 0, 2), "GROUP_M": (1, 8)}
+    assert plain({**SPACE, **space, "EVICT": ("evict_first", ""), "DEPTH": (2, 3)}) == {
+        "SPLIT_K": 1,
+        "DESCRIPTORS": False,
+        "PROGRAMS_PER_SM": 0,
+        "GROUP_M": 1,
+        "EVICT": "",
+    }
+
+
+def test_beside_the_best_lie_steps_of_two_and_switches_at_off():
+    space = {**SPACE, "SPLIT_K": (1, 2, 4, 8)}
+    here = {**BEST, "BLOCK_M": 64, "num_warps": 4, "SPLIT_K": 8}
+    tuner = Tuner(space, start=[here], points=100, pairs=pairs(space), plain=plain(space))
+    (first,) = tuner.ask(1)
+    tuner.tell(first, 100.0)
+    beside = []
+    while asked := tuner.ask(1, near=True):
+        beside += asked
+        tuner.tell(asked[0], 200.0)
+    assert tuner.settled()
+    moved = [{n for n in space if p[n] != here[n]} for p in beside]
+    assert {"SPLIT_K": 1} in [{n: p[n] for n in m} for p, m in zip(beside, moved, strict=True)]
+    assert {"BLOCK_M", "num_warps"} in moved
+    assert {"BLOCK_K", "num_stages"} in moved
+    assert max(map(len, moved)) == 2
 
 
 # --- Sizes that were never tuned --------------------------------------------------------------------------------------
@@ -284,5 +411,5 @@ def test_near_asks_beside_the_best_and_nowhere_else_until_it_is_settled():
         tuner.tell(point, value)
         best = tuple(tuner.best.point[n] for n in "abc")
     assert best == (16, 4, 1)
-    assert tuner.settled
+    assert tuner.settled()
     assert tuner.ask(1), "elsewhere there is more to try"

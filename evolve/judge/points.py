@@ -89,6 +89,10 @@ class Maker:
         }
         return [by_name[_name(p.workload.name, p.parameters)] for p in points]
 
+    def gated(self, screened: Screened, points: Sequence[Point]) -> list[Gated | str]:
+        """Lowered and gated, not built; in the order of the points."""
+        return self._gated(screened, points, 0) if points else []
+
     def _made(self, screened: Screened, points: Sequence[Point], shuffle_seed: int) -> list[Shot | str]:
         if self.over():
             return [LATE] * len(points)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
+from evolve.judge.form import form_of
 from evolve.judge.model import Work, descriptors, tensor_path, work_of
 from evolve.judge.plan import Plan
 from evolve.judge.stages import Built, Target
@@ -30,6 +31,7 @@ def traits(plan: Plan, built: Built, target: Target) -> dict[str, Scalar]:
     found: dict[str, Scalar] = {
         "tensor_path": path_of(work),
         "structure": structure(plan, works, target),
+        "form": form_of(plan, built),
         "footprint": footprint(binary.shared_bytes),
         "target": target.name,
         "kernel": binary.name,

@@ -5,9 +5,10 @@ times. What a stage holds against a point makes it infeasible and is kept beside
 then timed in pairs with the candidate as it came, the winners are checked again where they compute in another way than
 what was checked, and all of it is lowered twice and gated as a whole, like any candidate.
 
-It knows no clock of a GPU: `Clock` is the device's, a model's on the cpu backend. Points are built while others use the
-GPU, and what one workload has built is offered to the next, for which it may cost no build. A round is begun only where
-the last one's time is left, and is ended once begun; what the winners' checks take comes on top.
+It knows no clock of a GPU: `Clock` (`tuning_clock`) is the device's, a model's on the cpu backend. `tuning_begin` says
+where a search begins. Points are built while others use the GPU, and what one workload has built is offered to the
+next, for which it may cost no build. A round is begun only where the last one's time is left, and is ended once begun;
+what the winners' checks take comes on top.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Protocol
 
+from evolve.judge import tuning_begin as begin
 from evolve.judge import tuning_kept as kept
 from evolve.judge.build import Builder
 from evolve.judge.gate import gate, named
@@ -26,56 +27,23 @@ from evolve.judge.lower import lower
 from evolve.judge.plan import Plan
 from evolve.judge.points import Maker, Shot
 from evolve.judge.stages import Built, Point, Ready, Ruling, Target
-from evolve.judge.statistics import Interval
 from evolve.judge.tune import Tuning
+from evolve.judge.tuning_clock import Clock
+from evolve.judge.tuning_plain import plainest
 from evolve.problem import Problem, Variant
 from evolve.tuner import Key as PointKey
 from evolve.tuner import Tuner, key_of
-from evolve.tuner_known import Limits, priors
-from evolve.types import Json, Scalar, Verdict, Workload, digest_of
+from evolve.tuner_known import Limits
+from evolve.tuner_priors import priors
+from evolve.types import Json, Scalar, Verdict
 
 LEADERS = 4  # of each workload that are timed in pairs
 FINALISTS = 3  # how many of them may fail their check before a workload stays at its defaults
 SHARED = 3  # leaders of each workload that the others try as well
 PATIENCE = 0.4  # of the points, without a better one among them, after which a workload is left
+FAMILIAR = 0.15  # of a child of its parent's form, which starts from its parent's best
 BETTER = 1.01
 WHY = 300  # characters of a reason in the evidence
-
-
-class Sitting(Protocol):
-    """One candidate at the device. Nothing here raises for a point that will not do."""
-
-    @property
-    def batch(self) -> int:
-        """Points of one workload in one round."""
-        ...
-
-    @property
-    def spent(self) -> str:
-        """Why nothing more is timed for this candidate; empty as long as something is."""
-        ...
-
-    def quick(self, shots: Sequence[Shot]) -> Sequence[float | str]:
-        """Microseconds, or why not."""
-        ...
-
-    def gains(self, leaders: Sequence[Shot]) -> Mapping[int, Interval] | None:
-        """By id of the shot: what it gains over the candidate as it was checked, as a log-ratio from samples in pairs.
-        None where quick times are exact; a leader that is missing did not get through."""
-        ...
-
-    def check(self, shots: Sequence[Shot]) -> Sequence[Mapping[str, float] | str]:
-        """Is it right: the worst errors over their bounds by workload, none where nothing new is computed; or what is
-        wrong."""
-        ...
-
-    def evidence(self) -> Mapping[str, Json]: ...
-
-
-class Clock(Protocol):
-    measures: bool  # False: it reads its times off the code
-
-    def begin(self, ready: Ready, tuning: Tuning, maker: Maker) -> Sitting: ...
 
 
 @dataclass(kw_only=True)
@@ -108,6 +76,8 @@ class Session:
     twins: dict[tuple[str, str], float] = field(default_factory=dict)  # what the same machine code took
     checks: list[Json] = field(default_factory=list)
     duels: dict[str, list[Json]] = field(default_factory=dict)
+    timed_as: dict[str, Mapping[str, Scalar]] = field(default_factory=dict)  # before switches that do nothing were off
+    familiar: bool = False
     rounds: int = 0
     ended: str = "every point that it might have was tried"
 
@@ -123,9 +93,14 @@ class Session:
             over=lambda: self._spent() > bench.tuning.seconds,
         )
         self.sitting = bench.clock.begin(self.ready, bench.tuning, self.maker)
+        self.familiar = begin.inherits(self.ready)
         for workload in bench.problem.of_role("time", bench.variant):
-            self.limits[workload.name] = self._limits(workload)
-            self.tuners[workload.name] = self._tuner(workload)
+            setting = begin.setting_of(bench.problem, workload, self.ready, bench.target)
+            limits = begin.limits_of(self.ready, setting, bench.tuning.points)
+            self.limits[workload.name] = limits
+            self.tuners[workload.name] = begin.tuner_of(
+                bench.problem, workload, self.ready, limits, bench.tuning.points
+            )
         self._search()
         moved = self._winners()
         tuned, refused = self.ready, ""
@@ -136,29 +111,6 @@ class Session:
                 refused = ruling.feedback
         return replace(tuned, tuning=self._evidence(tuned, refused))
 
-    def _limits(self, workload: Workload) -> Limits:
-        made = self.bench.problem.make_inputs(workload, "meta", 0)
-        widths = [value.element_size() for value in made if hasattr(value, "element_size") and value.ndim > 1]
-        return Limits(shared_bytes=self.bench.target.shared_bytes, element_bytes=min(widths, default=1))
-
-    def _tuner(self, workload: Workload) -> Tuner:
-        """The parent's best first: as a rule the child differs in structure and not in what suits its sizes. All
-        workloads draw from one seed, so that what is random is the same points and is built once."""
-        ready, space = self.ready, self.ready.screened.tune
-        table = ready.job.parent.parameters if ready.job.parent else {}
-        parents = [table[workload.name]] if workload.name in table else []
-        parents += [row for name, row in table.items() if name != workload.name]
-        defaults = ready.parameters[workload.name]
-        given = [] if parents else [p for p in self.bench.problem.starts if p.keys() <= defaults.keys()]
-        starts = [*parents[:1], defaults, *parents[1:], *given, *priors(space)]
-        return Tuner(
-            space,
-            start=[{**defaults, **point} for point in starts],
-            random_seed=int(digest_of(ready.job.candidate.digest), 16) % 2**31,
-            points=self.bench.tuning.points,
-            feasible=self.limits[workload.name],
-        )
-
     # --- rounds ---
 
     def _search(self) -> None:
@@ -166,11 +118,12 @@ class Session:
         while asked := [
             (name, point)
             for name, tuner in self._hopeful().items()
-            for point in tuner.ask(batch, near=self._stale(tuner))
+            for point in tuner.ask(batch, near=self.familiar or self._stale(tuner))
         ]:
             begun = time.monotonic()
             self.rounds += 1
             self._round([(name, point, self._point(name, point)) for name, point in asked])
+            self._recognise()
             last = time.monotonic() - begun
             if self.sitting.spent:
                 self.ended = self.sitting.spent
@@ -184,16 +137,32 @@ class Session:
                 self.ended = "the next round would not have ended in time"
                 return
             self._share()
+        if not all(tuner.spent for tuner in self.tuners.values()):
+            self.ended = "every point beside the best was tried"
+
+    def _recognise(self) -> None:
+        """After the first round: another form than the parent's is searched like a kernel that has none."""
+        parent = self.ready.job.parent
+        if self.rounds > 1 or not self.familiar or parent is None:
+            return
+        points = (
+            (name, key_of(tuner.completed(parent.parameters.get(name, {})))) for name, tuner in self.tuners.items()
+        )
+        self.familiar = begin.familiar(self.ready, [self.shots[at] for at in points if at in self.shots])
+        for name, tuner in () if self.familiar else self.tuners.items():
+            tuner.suggest(
+                [{**self.ready.parameters[name], **p} for p in priors(tuner.space, self.limits[name].setting)]
+            )
 
     @property
     def _patience(self) -> int:
-        return ceil(PATIENCE * self.bench.tuning.points)
+        return ceil((FAMILIAR if self.familiar else PATIENCE) * self.bench.tuning.points)
 
     def _hopeful(self) -> dict[str, Tuner]:
         """Workloads for which more points may be worth their builds: a child whose parent was tuned well is done soon.
         Nobody is left before every point beside the best was tried: on an H200 a square product was left after 20 of 72
         points with one stage too few, 8 % behind what trying them all finds."""
-        return {name: t for name, t in self.tuners.items() if not self._stale(t) or not t.settled}
+        return {n: t for n, t in self.tuners.items() if not self._stale(t) or not t.settled(pairs=not self.familiar)}
 
     def _stale(self, tuner: Tuner) -> bool:
         """A space that fits into the budget is tried whole all the same."""
@@ -235,7 +204,11 @@ class Session:
 
     def _share(self) -> None:
         """What is good for one workload is tried on the others: as a rule it is built for them, too."""
-        best = [trial.point for tuner in self.tuners.values() for trial in tuner.leaders(SHARED)]
+        best = [
+            {name: shot.point.parameters[name] for name in tuner.space}
+            for workload, tuner in self.tuners.items()
+            for shot in self._leaders(workload, SHARED)
+        ]
         for tuner in self.tuners.values():
             tuner.suggest(best)
 
@@ -246,8 +219,7 @@ class Session:
         ranked = self._ranked()
         found: dict[str, Shot] = {}
         for _ in range(FINALISTS):
-            first = {name: row[0] for name, row in ranked.items() if row and name not in found}
-            first = {name: shot for name, shot in first.items() if not self._is_as_it_came(shot)}
+            first = self._plainest({name: row[0] for name, row in ranked.items() if row and name not in found})
             for (name, shot), said in zip(first.items(), self.sitting.check(list(first.values())), strict=True):
                 row: dict[str, Json] = {"workload": name, "parameters": dict(shot.point.parameters)}
                 if isinstance(said, str):
@@ -259,15 +231,17 @@ class Session:
                     self.checks.append({**row, "errors": dict(said)})
         return found
 
+    def _plainest(self, chosen: Mapping[str, Shot]) -> dict[str, Shot]:
+        found = plainest(self.maker, self.ready.screened, chosen)
+        self.timed_as |= {n: chosen[n].point.parameters for n, shot in found.items() if shot is not chosen[n]}
+        return {name: shot for name, shot in found.items() if not self._is_as_it_came(shot)}
+
     def _is_as_it_came(self, shot: Shot) -> bool:
         return named(shot.point.parameters) == named(self.ready.parameters[shot.workload])
 
     def _ranked(self) -> dict[str, list[Shot]]:
-        """By paired times where the device gives them, and then only those that beat what there was."""
-        leaders = {
-            name: [self.shots[name, key_of(trial.point)] for trial in tuner.leaders(LEADERS)]
-            for name, tuner in self.tuners.items()
-        }
+        """By paired times where the device gives them, and then those that beat what there was, and that."""
+        leaders = {name: self._leaders(name, LEADERS) for name in self.tuners}
         rivals = [shot for row in leaders.values() for shot in row if not self._is_as_it_came(shot)]
         gains = self.sitting.gains(rivals)
         if gains is None:
@@ -276,8 +250,18 @@ class Session:
         for name, row in leaders.items():
             through = sorted((x for x in row if id(x) in gains), key=lambda x: -gains[id(x)].median)
             self.duels[name] = [{"parameters": dict(x.point.parameters), **kept.as_gain(gains[id(x)])} for x in through]
-            ranked[name] = [shot for shot in through if gains[id(shot)].median > 0]
+            before = self.shots.get(
+                (name, key_of({n: self.ready.parameters[name][n] for n in self.tuners[name].space}))
+            )
+            ranked[name] = [shot for shot in through if gains[id(shot)].median > 0] + ([before] if before else [])
         return ranked
+
+    def _leaders(self, name: str, count: int) -> list[Shot]:
+        """Of points that are the same to the chip only the first."""
+        trials = self.tuners[name].leaders(self.bench.tuning.points)
+        shots = {shot.twin: shot for trial in reversed(trials) for shot in [self.shots[name, key_of(trial.point)]]}
+        order = [self.shots[name, key_of(trial.point)] for trial in trials]
+        return [shot for shot in order if shots[shot.twin] is shot][:count]
 
     def _settled(self, moved: Mapping[str, Shot]) -> Ready:
         """All workloads at their parameters, lowered in two orders: a host function that remembers shows here."""
@@ -306,7 +290,7 @@ class Session:
     def _evidence(self, tuned: Ready, refused: str) -> dict[str, Json]:
         before = self.ready.parameters
         rows = {
-            name: kept.tried(tuner, before[name], tuned.parameters[name], self.duels.get(name))
+            name: kept.tried(tuner, before[name], tuned.parameters[name], self.duels.get(name), self.timed_as.get(name))
             for name, tuner in self.tuners.items()
         }
         found: dict[str, Json] = {
@@ -314,6 +298,7 @@ class Session:
             "seconds": {"at_most": self.bench.tuning.seconds, "taken": round(self._spent(), 3)},
             **self.sitting.evidence(),
             "rounds": self.rounds,
+            "familiar": self.familiar,
             "ended": self.ended,
             "workloads": rows,
             "checks": self.checks,

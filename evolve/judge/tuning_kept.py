@@ -20,20 +20,27 @@ from evolve.types import Json, Scalar
 
 
 def tried(
-    tuner: Tuner, before: Mapping[str, Scalar], chosen: Mapping[str, Scalar], pairs: Sequence[Mapping[str, Json]] | None
+    tuner: Tuner,
+    before: Mapping[str, Scalar],
+    chosen: Mapping[str, Scalar],
+    pairs: Sequence[Mapping[str, Json]] | None,
+    timed_as: Mapping[str, Scalar] | None = None,
 ) -> Json:
-    """One workload's search. `before` is what the candidate came with, whole; a trial names what was searched."""
+    """One workload's search. `before` is what the candidate came with, whole; a trial names what was searched; what was
+    chosen was `timed_as` something else where that launches the same."""
+    timed = timed_as or chosen
     rows = [
         {"parameters": dict(t.point), **({"infeasible": t.why} if t.value_us is None else {"time_us": t.value_us})}
         for t in tuner.trials
     ]
     times = {key_of({**before, **t.point}): t.value_us for t in tuner.trials}
-    duel = next((row for row in pairs or () if named(row["parameters"]) == named(chosen)), None)
+    duel = next((row for row in pairs or () if named(row["parameters"]) == named(timed)), None)
     return {
         "space": tuner.size,
         "before": {"parameters": dict(before), "time_us": times.get(key_of(before))},
         "chosen": dict(chosen),
-        "time_us": times.get(key_of(chosen)),
+        "time_us": times.get(key_of(timed)),
+        **({"timed_as": dict(timed_as)} if timed_as and named(timed_as) != named(chosen) else {}),
         **({"gain": {k: v for k, v in duel.items() if k != "parameters"}} if duel else {}),
         **({"paired": list(pairs)} if pairs is not None else {}),
         "tried": rows,

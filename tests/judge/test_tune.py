@@ -113,6 +113,46 @@ def test_a_child_starts_from_its_parents_best(cpu, tuned):
         assert first == {n: parameters[n] for n in GRID}
 
 
+def test_a_switch_that_does_nothing_at_a_size_is_off_in_its_row(cpu):
+    """A row also answers for sizes that nobody tuned, where the switch may do something."""
+    space = {"BLOCK_M": (16, 64), "DEEPER": (2, 0)}
+    switch = "    M, K = a.shape\n    if M < 64:\n        num_stages = num_stages + DEEPER\n"
+    source = tuned_over(space, (CHECKED, switch), ("num_stages=2,", "num_stages=2, DEEPER=2,"))
+    found = cpu.evaluate(job_of(source))
+    assert found.verdict is Verdict.PASSED, found.feedback
+    square, skinny = (found.parameters[w.name] for w in TIMED)
+    assert square["DEEPER"] == 0
+    assert skinny["DEEPER"] == 2, "where it is faster it stays on, else this test shows nothing"
+    row = tried(found, "square")
+    assert {key_of(p["parameters"]) for p in row["tried"]} == set(map(key_of, grid(space))), "off is tried everywhere"
+    assert row["time_us"] == min(p["time_us"] for p in row["tried"])
+    confirmed = cpu.evaluate(job_of(source, mode="confirm", parameters=found.parameters))
+    plans = confirmed.evidence["plan"]["workloads"]
+    for name in ("held_wide", "held_ragged"):
+        assert dict(plans[name]["parameters"])["DEEPER"] == 0, "nearest to the square"
+
+
+@pytest.mark.slow
+def test_a_child_of_its_parents_form_is_done_after_a_third_and_another_is_not(cpu):
+    space = {"BLOCK_M": (16, 64, 128), "BLOCK_N": (64, 128), "BLOCK_K": (32, 64), "num_warps": (4, 8)}
+    cpu.tune.tuning = Tuning(points=21, seconds=300)
+    try:
+        parent = cpu.evaluate(job_of(tuned_over(space)))
+        same = tuned_over(space, (CHECKED, CHECKED + "    assert M > 0\n"))
+        loop = "    for nothing in range(0, N, N):\n        acc += nothing\n    for k in range("
+        other = tuned_over(space, ("    for k in range(", loop))
+        found = [cpu.evaluate(job_of(text, step=n, parent=parent)) for n, text in ((1, same), (2, other))]
+    finally:
+        cpu.tune.tuning = Tuning(points=8, seconds=120)
+    assert [f.verdict for f in (parent, *found)] == [Verdict.PASSED] * 3, [f.feedback for f in found]
+    whole, familiar, strange = (
+        sum(len(row["tried"]) for row in f.evidence["tune"]["workloads"].values()) for f in (parent, *found)
+    )
+    assert [f.evidence["tune"]["familiar"] for f in found] == [True, False]
+    assert familiar <= 0.5 * whole, (whole, familiar, strange)
+    assert strange > familiar
+
+
 def test_who_has_nothing_to_tune_stays_as_it_was(cpu):
     found = cpu.evaluate(job_of(at({})))
     assert found.verdict is Verdict.PASSED, found.feedback

@@ -12,7 +12,8 @@ from evolve.judge.confirm import KNOWN
 from evolve.judge.jail import Jail, Limits
 from evolve.judge.pipeline import Device, Pipeline
 from evolve.judge.stages import Target
-from evolve.judge.tuning import Clock, KernelTuner
+from evolve.judge.tuning import KernelTuner
+from evolve.judge.tuning_clock import Clock
 from evolve.types import Json, Role
 
 

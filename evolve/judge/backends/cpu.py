@@ -28,7 +28,7 @@ from evolve.judge.stages import Built, Checked, Ready, Ruling, Target, Timed
 from evolve.judge.targets import find
 from evolve.judge.traits import traits
 from evolve.judge.tune import Tuning
-from evolve.judge.tuning import Sitting
+from evolve.judge.tuning_clock import Sitting
 from evolve.problem import Problem, Variant
 from evolve.tuner import Key as PointKey
 from evolve.tuner import key_of

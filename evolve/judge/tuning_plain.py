@@ -1,0 +1,59 @@
+"""Switches that do nothing at the size they were chosen for, turned off before the choice is kept.
+
+Where a host function splits a sum only if programs are few, `SPLIT_K=8` and `SPLIT_K=1` launch the same kernels on a
+large product, and which of them wins is a draw. But a table's row also answers for sizes that nobody tuned, where the
+split is taken: on an H200 a size between two others ran at 0.42 of cuBLAS that way, and at 0.91 without it. So a winner
+is lowered once more with each switch off, and where the same launches come out, off it is. Nothing is built or timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from evolve.judge.plan import Plan
+from evolve.judge.points import Maker, Shot
+from evolve.judge.stages import Gated, Point, Screened
+from evolve.tuner_known import plain
+from evolve.types import Scalar
+
+Parameters: TypeAlias = Mapping[str, Scalar]
+
+
+def plainest(maker: Maker, screened: Screened, shots: Mapping[str, Shot]) -> dict[str, Shot]:
+    """Each with the switches off that its launches do not need: one by one first, then all of those together."""
+    off = plain(screened.tune)
+    alone = _alike(maker, screened, shots, {name: _each_off(shot, off) for name, shot in shots.items()})
+    several = {name: found for name, found in alone.items() if len(found) > 1}
+    joint = _alike(maker, screened, shots, {name: [_joined(shots[name], found)] for name, found in several.items()})
+    return {name: next(iter([*joint.get(name, []), *alone.get(name, []), shot])) for name, shot in shots.items()}
+
+
+def _each_off(shot: Shot, off: Parameters) -> list[Parameters]:
+    mine = shot.point.parameters
+    return [{**mine, name: v} for name, v in off.items() if name in mine and repr(mine[name]) != repr(v)]
+
+
+def _joined(shot: Shot, found: Sequence[Shot]) -> Parameters:
+    mine = shot.point.parameters
+    moved = {n: v for each in found for n, v in each.point.parameters.items() if repr(mine[n]) != repr(v)}
+    return {**mine, **moved}
+
+
+def _alike(
+    maker: Maker, screened: Screened, shots: Mapping[str, Shot], tried: Mapping[str, Sequence[Parameters]]
+) -> dict[str, list[Shot]]:
+    """Those of the tried that launch what the shot launches."""
+    points = [
+        (name, Point(workload=shots[name].point.workload, parameters=p)) for name, row in tried.items() for p in row
+    ]
+    found: dict[str, list[Shot]] = {}
+    for (name, point), gated in zip(points, maker.gated(screened, [point for _, point in points]), strict=True):
+        if isinstance(gated, Gated) and _launches(gated.lowered.plans[0]) == _launches(shots[name].plan):
+            found.setdefault(name, []).append(Shot(point=point, gated=gated, built=shots[name].built))
+    return found
+
+
+def _launches(plan: Plan) -> object:
+    """What reaches the chip. Constants are left out: where they matter they are in the TTIR."""
+    return [(x.kernel, x.grid, x.arguments, x.options, x.ttir) for x in plan.launches], plan.roots, plan.outputs
