@@ -69,6 +69,7 @@ class Rule:
     rewrite: Callable[[Source, Context], Applied]
     weight: float = 1.0  # how early it is tried, before anything is known about it
     helps: frozenset[str] = frozenset()  # what it is a remedy for, of AILS; empty: for nothing in particular
+    then: tuple[str, ...] = ()  # rules that make the move whole: taken in the same step, where they apply
 
 
 # What may ail a parent, as the judge says or as its traits show.

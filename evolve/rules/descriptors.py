@@ -269,6 +269,7 @@ RULE = Rule(
     name="tensor descriptors",
     reason=REASON,
     rewrite=rewrite,
+    then=("alignment", "register cap"),
     weight=3.0,
     helps=frozenset({"compute", "latency", "masks"}),
 )

@@ -201,6 +201,7 @@ RULE = Rule(
     name="exp2",
     reason=REASON,
     rewrite=rewrite,
+    then=("scale in the exponent",),
     weight=2.8,
     helps=frozenset({"compute"}),
 )

@@ -237,5 +237,10 @@ def _made_inside(found: Stream, text: str) -> bool:
 
 
 RULE = Rule(
-    name="masked blocks apart", reason=REASON, rewrite=rewrite, weight=2.1, helps=frozenset({"compute", "masks"})
+    name="masked blocks apart",
+    reason=REASON,
+    rewrite=rewrite,
+    then=("heaviest first",),
+    weight=2.1,
+    helps=frozenset({"compute", "masks"}),
 )

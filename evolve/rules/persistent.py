@@ -169,6 +169,7 @@ RULE = Rule(
     name="persistent grid",
     reason=REASON,
     rewrite=rewrite,
+    then=("flattened loops", "loads before the loop"),
     weight=2.0,
     helps=frozenset({"latency", "launch", "memory", "ragged waves"}),
 )

@@ -49,6 +49,8 @@ def rewrite(source: Source, context: Context) -> Applied:
 
 
 def _move(source: Source, order: Order, context: Context) -> Applied:
+    if context.tuned:  # one row a group is the order that there was, more rows than there are is column by column
+        return _grouped(source, order, context)
     moves = [_grouped, _grouped, _columns] if order.plane else [_grouped, _grouped, _columns, _reversed]
     return context.random.choice(moves)(source, order, context)
 
@@ -143,13 +145,13 @@ def _start(source: Source, order: Order) -> tuple[list[str], str]:
 
 def _grouped(source: Source, order: Order, context: Context) -> Applied:
     launch = source.launch_of(order.kernel)
-    size = context.random.choice((4, 8))
+    size = 8 if context.tuned else context.random.choice((4, 8))
     names = [source.fresh(n) for n in ("GROUP_M", "tiles_in_group", "first_row", "group_rows")]
     group, in_group, first, rows = names
     before, pid = _start(source, order)
     edits = Edits(source)
     edits.constexpr(order.kernel, launch, group, group, "1")
-    edits.tunable(group, size, (1, 2, 4, 8, 16))
+    edits.tunable(group, size, (1, 2, 4, 8, 16, 64))
     lines = [
         *before,
         f"{in_group} = {group} * {atom(order.across)}",

@@ -70,5 +70,10 @@ def _mask(scope: Scope) -> tuple[Bind, str, str, str]:
 
 
 RULE = Rule(
-    name="unmasked rows", reason=REASON, rewrite=rewrite, weight=1.6, helps=frozenset({"memory", "latency", "masks"})
+    name="unmasked rows",
+    reason=REASON,
+    rewrite=rewrite,
+    then=("streaming loads",),
+    weight=1.6,
+    helps=frozenset({"memory", "latency", "masks"}),
 )

@@ -34,12 +34,13 @@ class Record:
 
 
 def records(rows: Iterable[Row]) -> list[Record]:
-    """Of every rule that was asked, those that brought most first."""
+    """Of every move that was tried, those that brought most first. What a step replayed beside it is no move of its."""
     found: dict[str, Record] = {}
     for row in rows:
         if row.kind != "rule" or not row.model:
             continue
-        record = found.setdefault(row.model, Record(rule=row.model))
+        moves = row.model.split(" (with ")[0]
+        record = found.setdefault(moves, Record(rule=moves))
         record.asked += 1
         record.passed += row.passed
         record.improved += row.improved

@@ -1,11 +1,13 @@
 """The `rules` member: always an answer, never the same one twice, and it learns from verdicts."""
 
 import asyncio
+import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from evolve.council.rules import RulesMember
+from evolve.council.lines import named, read
+from evolve.council.rules import EXPLORES, RulesMember
 from evolve.prompts.read import edited
 from evolve.rules import RULES
 from evolve.types import (
@@ -63,7 +65,10 @@ def verdict(who: RulesMember, step: int, reply: Reply, evaluation: Evaluation) -
 def test_a_reply_reads_like_a_models():
     reply = ask(member(), 1)
     assert reply.text.startswith(f"Hypothesis: {reply.hypothesis}\n")
-    assert reply.model in {rule.name for rule in RULES}
+    moves, replayed = read(reply.model)
+    assert moves
+    assert not replayed
+    assert set(moves) <= {rule.name for rule in RULES}
     assert (reply.cost_usd, reply.tokens_in, reply.tokens_out) == (0.0, 0, 0)
     source = edited(reply.text, SEED).source
     assert source != SEED
@@ -123,8 +128,9 @@ def test_a_rule_that_wins_is_asked_more_often():
         who.observe(Judged(step=step, evaluation=evaluation, candidate=candidate))
     plain, learned = Counter[str](), Counter[str]()
     for step in range(100, 120):
-        plain[ask(member(), step).model] += 1
-        learned[ask(who, step, parent(SEED + "\n" * step)).model] += 1
+        plain.update(read(ask(member(), step).model)[0])
+        stranger = replace(parent(SEED + "\n" * step), candidate=replace(parent().candidate, step=step, digest=""))
+        learned.update(move for moves in read(ask(who, step, stranger).model) for move in moves)
     assert plain.most_common(1)[0][0] == "tensor descriptors"
     assert learned.most_common(1)[0][0] == "program order"
     assert learned["parameters"] < learned["program order"]
@@ -168,3 +174,103 @@ def test_without_a_parent_or_a_move_it_says_why():
     stuck = ask(member(), 1, parent("import torch\n"))
     assert stuck.text == ""
     assert "parameters: " in stuck.finish_reason
+
+
+# --- Lines and joins ------------------------------------------------------------------------------------------------
+
+
+TWO = tuple(
+    Workload(name=name, params={"M": m, "N": m, "K": k, "dtype": "bfloat16"})
+    for name, m, k in (("square", 4096, 4096), ("deep", 512, 16384))
+)
+
+
+def on_both(square: float, deep: float, **deep_numbers: int) -> Evaluation:
+    numbers = {"square": {"BLOCK_M": 128, "num_warps": 8}, "deep": {"BLOCK_M": 64, "num_warps": 4, **deep_numbers}}
+    rows = tuple(
+        Measurement(workload=n, baseline="b", time_us=9, ratio=r, ratio_low=r, ratio_high=r, parameters=numbers[n])
+        for n, r in (("square", square), ("deep", deep))
+    )
+    return Evaluation(verdict=Verdict.PASSED, measurements=rows)
+
+
+def told(who: RulesMember, step: int, attempt: Attempt, moves: str) -> None:
+    who.observe(Replied(step=step, reply=Reply(member=who.name, text="-", model=moves)))
+    who.observe(Judged(step=step, candidate=attempt.candidate, evaluation=attempt.evaluation))
+
+
+def two_lines() -> tuple[RulesMember, Attempt, Attempt]:
+    """One line wins the square product, the other the deep one; both come from the seed."""
+    who = RulesMember(workloads=TWO, triton="3.7.1", random_seed=3, tuned=True)
+    who.observe(Judged(step=0, candidate=parent().candidate, evaluation=on_both(0.8, 0.4)))
+    made = []
+    for step, (moves, evaluation) in enumerate(
+        (("program order", on_both(0.95, 0.5)), ("split-K", on_both(0.7, 0.9, SPLIT_K=16))), start=1
+    ):
+        rules = [rule for rule in RULES if rule.name == moves]
+        alone = RulesMember(workloads=TWO, triton="3.7.1", rules=rules, tuned=True)
+        source = edited(ask(alone, step).text, SEED).source
+        candidate = Candidate(step=step, source=source, member="rules", kind="rule", parent_id=parent().id)
+        made.append(Attempt(candidate=candidate, evaluation=evaluation))
+        told(who, step, made[-1], moves)
+    return who, made[0], made[1]
+
+
+def test_names_of_moves_are_read_as_they_were_written():
+    for new, old in (
+        (("split-K",), ()),
+        (("exp2", "scale in the exponent"), ("program order", "split-K by atomics")),
+        ((), ("alignment", "split-K")),
+    ):
+        assert read(named(new, old)) == (new, old)
+
+
+def test_two_lines_are_joined_in_one_step_whichever_is_the_parent():
+    for which in (1, 2):
+        found = two_lines()
+        who, attempt = found[0], found[which]
+        step = next(n for n in range(3, 60) if not _explores(n))
+        reply = ask(who, step, attempt)
+        assert reply.hypothesis.startswith("Join the lines of ")
+        assert read(reply.model)[0] == ()
+        source = edited(reply.text, SEED).source
+        assert "GROUP_M" in source
+        assert "SPLIT_K" in source
+        rows = [line for line in source.splitlines() if line.startswith("    ({")]
+        square, deep = (next(row for row in rows if size in row) for size in ('"M": 4096', '"M": 512'))
+        assert '"BLOCK_M": 128' in square
+        assert '"SPLIT_K": 1,' in square.replace("}", ",")
+        assert '"BLOCK_M": 64' in deep
+        assert '"SPLIT_K": 16' in deep
+
+
+def test_what_was_joined_is_worked_on_and_not_joined_again():
+    who, first, _ = two_lines()
+    steps = iter(n for n in range(3, 60) if not _explores(n))
+    step = next(steps)
+    reply = ask(who, step, first)
+    source = edited(reply.text, SEED).source
+    candidate = Candidate(step=step, source=source, member="rules", kind="rule", parent_id=first.id)
+    joined = Attempt(candidate=candidate, evaluation=on_both(0.95, 0.92, SPLIT_K=16))
+    told(who, step, joined, reply.model)
+    later = [ask(who, next(steps), attempt) for attempt in (parent(), joined)]
+    for reply, replayed in zip(later, ({"program order", "split-K"}, set()), strict=True):
+        assert read(reply.model)[0]
+        assert set(read(reply.model)[1]) == replayed
+        assert "SPLIT_K" in reply.text
+
+
+def test_a_resumed_member_joins_the_same():
+    """A replay brings events without sources: what is joined depends on names and figures alone."""
+    who, first, second = two_lines()
+    resumed = RulesMember(workloads=TWO, triton="3.7.1", random_seed=3, tuned=True)
+    resumed.observe(Judged(step=0, candidate=parent().candidate, evaluation=on_both(0.8, 0.4)))
+    for step, (attempt, moves) in enumerate(((first, "program order"), (second, "split-K")), start=1):
+        bare = replace(attempt.candidate, source="")
+        told(resumed, step, Attempt(candidate=bare, evaluation=attempt.evaluation), moves)
+    for step in range(3, 9):
+        assert ask(resumed, step, second) == ask(who, step, second)
+
+
+def _explores(step: int, random_seed: int = 3) -> bool:
+    return random.Random(f"{random_seed}:{step}").random() < EXPLORES
