@@ -7,6 +7,9 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
+# Of pyproject.toml; `make test EXTRAS=dev,cluster` has the tests on a Ray cluster as well.
+EXTRAS ?= dev
+
 .DEFAULT_GOAL := help
 .PHONY: help run test setup
 
@@ -29,5 +32,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo 'Setting up $(VENV) with $(PYTHON): torch and triton make this some minutes, once.'
 	@$(PYTHON) -m venv $(VENV) || { echo 'No virtual environment: on Debian and Ubuntu, apt install python3-venv'; exit 2; }
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
-		--constraint constraints.txt --editable '.[dev]'
+		--constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@

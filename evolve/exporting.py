@@ -128,7 +128,7 @@ def refresh(folder: Path) -> Report:
 def _opener(config: RunConfig, written: Written) -> Callable[[], Executor]:
     """The judge with its tuner: whoever confirms chooses nothing, so that only what is to be tuned is."""
     own = replace(config, backend="gpu", executor="local", tuner=replace(config.tuner, enabled=True))
-    return lambda: wiring.open_bench(own, written.problem, None).executor
+    return lambda: wiring.open_single(own, written.problem, None).executor
 
 
 def _report(

@@ -63,7 +63,7 @@ def judge(order: Order) -> Report:
     asked = wanted(order)
     problem = narrowed(wiring.problem(asked.config), (order.workload,) if order.workload is not None else ())
     seed = plain_seed(asked.config, problem) or asked.job.candidate.source
-    bench = wiring.open_bench(asked.config, problem, seed, calibration=asked.calibration)
+    bench = wiring.open_single(asked.config, problem, seed, calibration=asked.calibration)
     with closing(bench.executor):
         evaluation = asyncio.run(bench.executor.evaluate(asked.job))
         return Report(candidate=asked.job.candidate, evaluation=evaluation, device=bench.device)

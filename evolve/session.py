@@ -36,6 +36,7 @@ INTERRUPTED = "interrupted"
 # Candidates beside those that wait for a reply. A GPU is kept busy by three; with all of 16 cores' worth in flight a
 # generation took over two minutes (H200, tuned matmul), and what was learned came too late to be bred from.
 JUDGED_AT_ONCE = 4
+LOOK = 0.5  # seconds between two looks at what judges
 AT_ONCE = ("rules", "replay")  # members whose replies take no time
 
 
@@ -60,7 +61,9 @@ def search(journal: Journal, wanted: Wanted, bench: wiring.Bench, secret: str) -
     )
     view = LiveView(board, wanted.console)
     searching = restored(journal, config, parts, bench, secret, view)
-    why = _until_done(searching, journal, view, parts.council, Inbox.of(searching, config))
+    why = _until_done(
+        searching, journal, view, parts.council, Inbox.of(searching, config), _kept_up(searching, wanted, bench)
+    )
     interrupted, best = why == INTERRUPTED, parts.population.best
     summary(wanted.console, journal, best, why, go_on=go_on(config, journal.folder) if interrupted else None)
     return 130 if interrupted else 0 if best else 1
@@ -87,36 +90,56 @@ def restored(
         secret=secret,
         next_step=journal.last_step() + 1,
         replies=config.concurrency.replies,
-        in_flight=in_flight(config, bench.width),
+        in_flight=in_flight(config, bench.width, bench.stations()),
         watch=(parts.near, view, _BestFile(journal, parts.population)),
     )
     parts.council.told = lambda text, step: search.commit(Noted(what="resting", text=text, step=step))
     return search
 
 
-def in_flight(config: RunConfig, width: int) -> int:
-    """Members that answer at once need no lane of their own: their steps would wait for the judge, with parents that
-    were chosen too early."""
+def in_flight(config: RunConfig, width: int, stations: int = 1) -> int:
+    """So many for each GPU, and for members that take time. Those that answer at once need no lane of their own: their
+    steps would wait for the judge, with parents that were chosen too early."""
     quick = all(m.member in AT_ONCE for m in config.council if m.weight > 0)
-    return config.concurrency.steps or (1 if quick else config.concurrency.replies) + min(width, JUDGED_AT_ONCE)
+    judged = min(width, JUDGED_AT_ONCE) * max(1, stations)
+    return config.concurrency.steps or (1 if quick else config.concurrency.replies) + judged
 
 
-def _until_done(search: Search, journal: Journal, view: LiveView, council: Council, inbox: Inbox) -> str:
+async def _kept_up(search: Search, wanted: Wanted, bench: wiring.Bench) -> None:
+    """What judges may change while the run goes on: that goes on record, and more GPUs mean more steps at once."""
+    while True:
+        for noted in bench.heard():
+            search.commit(noted)
+        search.in_flight = in_flight(wanted.config, bench.width, bench.stations())
+        await asyncio.sleep(LOOK)
+
+
+def _until_done(
+    search: Search,
+    journal: Journal,
+    view: LiveView,
+    council: Council,
+    inbox: Inbox,
+    keeping: Coroutine[Any, Any, None],
+) -> str:
     interrupts = _Interrupts(search=search, journal=journal, view=view)
     view.reader_left = interrupts.obey
 
     async def supervised() -> str:
         drawing, taking = asyncio.create_task(view.keep_fresh()), asyncio.create_task(inbox.watch())
-        taking.add_done_callback(lambda task: None if task.cancelled() else search.stop("its mailbox broke"))
+        kept = asyncio.create_task(keeping)
+        for task in (taking, kept):  # they end by themselves only if something is wrong with them
+            task.add_done_callback(lambda task: None if task.cancelled() else search.stop("its surroundings broke"))
         try:
             return await search.run([p for p in journal.pending() if not inbox.holds(p)])
         finally:
-            taking.cancel()
-            drawing.cancel()
+            for task in (taking, drawing, kept):
+                task.cancel()
             await inbox.rest()
             await council.close()
-            with suppress(asyncio.CancelledError):
-                await taking
+            for task in (taking, kept):
+                with suppress(asyncio.CancelledError):
+                    await task
 
     with view:
         why = in_loop(supervised(), interrupts.obey)

@@ -66,7 +66,7 @@ def tune(order: Order, *, budget: float, out: Path | None) -> Report:
     screened = _tunable(job.candidate.source, problem, order.target)
     # One that was confirmed is tuned all the same, from what it had.
     job = replace(job, mode="judge", parameters=found.chosen)
-    bench = wiring.open_bench(config, problem, plain_seed(config, problem) or job.candidate.source)
+    bench = wiring.open_single(config, problem, plain_seed(config, problem) or job.candidate.source)
     with closing(bench.executor):
         evaluation = asyncio.run(bench.executor.evaluate(job))
     kept = evaluation.evidence.get("tune", {})

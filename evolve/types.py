@@ -240,6 +240,9 @@ class Job:
     mode: Literal["judge", "confirm"] = "judge"
     known: Mapping[str, str] = field(default_factory=dict)
     random_seeds: tuple[int, ...] = ()
+    # Where it is to be judged, if that can be had: scores of different keys are never compared. Empty: anywhere.
+    ranking_key: str = ""
+    incumbents: Mapping[str, Attempt] = field(default_factory=dict)  # by ranking key; whoever judges takes its own
     # By workload: a candidate that was judged before is judged at these again, and no tuner chooses others.
     parameters: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
 

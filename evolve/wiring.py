@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -33,7 +34,7 @@ from evolve.population import Population, Selection
 from evolve.problem import Problem, Variant, load_problem, with_workloads
 from evolve.prompts import Briefing, Renderer, read
 from evolve.prompts.near import Near, asked_anew
-from evolve.types import Asked, Candidate, Draw, Executor, Json, Prompt, Reply
+from evolve.types import Asked, Candidate, Draw, Executor, Json, Noted, Prompt, Reply
 
 
 def writable(folder: Path) -> bool:
@@ -68,6 +69,8 @@ class Bench:
     environment: Mapping[str, Json]
     facts: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    stations: Callable[[], int] = lambda: 1  # GPUs that judge at present; on a cluster they come and go
+    heard: Callable[[], list[Noted]] = list  # what is to go on record about them, each once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,22 +98,65 @@ def open_bench(
     seed: str | None,
     *,
     calibration: Mapping[str, Json] | None = None,
+    others: Iterable[Mapping[str, Json]] = (),
     configurations: int = 0,
 ) -> Bench:
-    """The judge on this machine, behind its executor. `configurations` were timed before, by a run that is resumed."""
-    if config.executor != "local":
-        raise ConfigError(f'{config.source}: executor "{config.executor}" is not there yet; use "local".')
-    opened = open_backend(config, problem, seed, calibration=calibration, configurations=configurations)
-    return Bench(
-        executor=LocalExecutor(opened.backend, width=width(config)),
-        device=opened.device,
-        ranking_key=opened.ranking_key,
-        width=width(config),
-        calibration=opened.calibration,
-        environment={**environment(), **opened.environment},
-        facts=opened.facts,
-        warnings=opened.warnings,
+    """The judge, on this machine's GPUs or on a cluster's, behind its executor. `calibration` is that of a run that is
+    resumed, `others` those of further kinds of GPU that it had; `configurations` were timed in it before."""
+    made = settings(config, problem, configurations)
+    if config.executor == "local":
+        every = backends.open_all(made, seed=seed, calibration=calibration, others=others)
+        local = LocalExecutor(*(each.backend for each in every), width=width(config))
+        return _bench(local, every, local.heard, lambda: local.stations, width(config))
+    if config.executor != "ray":
+        raise ConfigError(
+            f'{config.source}: executor "{config.executor}" is not known; "local" judges on this machine\'s GPUs, '
+            '"ray" on those of a Ray cluster.'
+        )
+    from evolve.executors.cluster import PLACES, open_cluster
+
+    cluster, opened = open_cluster(
+        made, address=config.ray.address, seed=seed, calibration=calibration, others=tuple(others)
     )
+    return _bench(cluster, [opened], cluster.heard, lambda: cluster.stations, config.concurrency.cpu or PLACES)
+
+
+def open_single(
+    config: RunConfig, problem: Problem, seed: str | None, *, calibration: Mapping[str, Json] | None = None
+) -> Bench:
+    """The judge on one GPU of this machine, wherever a run's judge is: for whoever has one candidate."""
+    opened = open_backend(config, problem, seed, calibration=calibration)
+    local = LocalExecutor(opened.backend, width=width(config))
+    return _bench(local, [opened], local.heard, lambda: local.stations, width(config))
+
+
+def _bench(
+    executor: Executor,
+    opened: Sequence[backends.Opened],
+    heard: Callable[[], list[Noted]],
+    stations: Callable[[], int],
+    width: int,
+) -> Bench:
+    """The first one's are the run's own ranking and calibration."""
+    first = opened[0]
+    return Bench(
+        executor=executor,
+        device=devices([each.device for each in opened]),
+        ranking_key=first.ranking_key,
+        width=width,
+        calibration=first.calibration,
+        environment={**environment(), **first.environment},
+        facts=first.facts,
+        warnings=tuple(dict.fromkeys(warning for each in opened for warning in each.warnings)),
+        stations=stations,
+        heard=heard,
+    )
+
+
+def devices(names: Sequence[str]) -> str:
+    """ "2 × NVIDIA H200" """
+    counted = Counter(names)
+    return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counted.items())
 
 
 def width(config: RunConfig) -> int:
@@ -127,7 +173,11 @@ def open_backend(
     configurations: int = 0,
 ) -> backends.Opened:
     """Without a calibration it makes one, from the seed where there is no GPU."""
-    settings = backends.Settings(
+    return backends.open_backend(settings(config, problem, configurations), seed=seed, calibration=calibration)
+
+
+def settings(config: RunConfig, problem: Problem, configurations: int = 0) -> backends.Settings:
+    return backends.Settings(
         problem=problem,
         variant=variant(config, problem),
         backend=config.backend,
@@ -138,7 +188,6 @@ def open_backend(
         tuner=tuning(config),
         configurations=configurations,
     )
-    return backends.open_backend(settings, seed=seed, calibration=calibration)
 
 
 def tuning(config: RunConfig) -> Tuning | None:

@@ -163,7 +163,7 @@ def prepared(monkeypatch, tmp_path):
     bench = wiring.Bench(
         executor=made, device="NVIDIA H200", ranking_key="k", width=1, calibration={}, environment={}, facts=()
     )
-    monkeypatch.setattr(wiring, "open_bench", lambda *a, **k: bench)
+    monkeypatch.setattr(wiring, "open_single", lambda *a, **k: bench)
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(SEED)
     return made

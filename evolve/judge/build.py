@@ -19,7 +19,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +28,7 @@ from typing import TypeAlias
 from evolve.errors import MachineryError
 from evolve.judge import buildworker
 from evolve.judge.builderrors import explain
-from evolve.judge.buildserver import Server, text_of
+from evolve.judge.buildserver import Compilers, Server, text_of
 from evolve.judge.plan import Launch, Lowered
 from evolve.judge.sass import inspect_cubin
 from evolve.judge.stages import Binary, Built, Ruling, Target
@@ -43,7 +43,16 @@ CLOSED = "the builder is closed; nothing more is built."
 class Builder:
     """Compiles in up to `workers` processes at once, each killed after `timeout` seconds. May be shared by threads."""
 
-    def __init__(self, *, cache: Path, target: Target, workers: int, timeout: float) -> None:
+    def __init__(
+        self,
+        *,
+        cache: Path,
+        target: Target,
+        workers: int,
+        timeout: float,
+        compilers: Callable[[Path, Target], Compilers] = Server,
+    ) -> None:
+        """`compilers` runs orders: processes of this machine, or of others."""
         self.cache, self.target, self.timeout = cache, target, timeout
         _private(cache)
         for name in ("kernels", "staging"):
@@ -54,7 +63,7 @@ class Builder:
         self._lock = threading.Lock()
         self._closed = False
         self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="build")
-        self._server = Server(_folder(cache), target)
+        self._server = compilers(_folder(cache), target)
         self.notes: list[str] = []  # what could not be read here, for the evidence
 
     def build(self, lowered: Lowered) -> Built:

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from evolve.errors import MachineryError
 from evolve.judge.stages import Target
@@ -26,6 +26,15 @@ from evolve.judge.stages import Target
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CC", "USER")
 START_SECONDS = 120.0  # importing triton on a cold disk
 GRACE_SECONDS = 30.0  # for the supervisor to kill and to answer
+
+
+class Compilers(Protocol):
+    """Where a builder's orders go. `run` says how the order's compiler ended; what it made lies in the order's folder.
+    Called from several threads."""
+
+    def run(self, order: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
 
 
 class Server:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from evolve.errors import ConfigError, MachineryError, ProblemError
 from evolve.judge import Backend
+from evolve.judge.buildserver import Compilers, Server
 from evolve.judge.stages import Target
 from evolve.judge.tune import Tuning
 from evolve.problem import Problem, Variant
@@ -26,6 +27,7 @@ class Settings:
     timeout: float  # for all of one candidate's judgement
     tuner: Tuning | None = None  # None: every workload runs at the candidate's defaults
     configurations: int = 0  # timed in this run before it was resumed: luck grows with their number
+    compilers: Callable[[Path, Target], Compilers] = Server  # where kernels are compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,24 @@ def open_backend(settings: Settings, *, seed: str | None, calibration: Mapping[s
 
         return open_gpu(settings, calibration)
     return _own(name, settings)
+
+
+def open_all(
+    settings: Settings,
+    *,
+    seed: str | None,
+    calibration: Mapping[str, Json] | None = None,
+    others: Iterable[Mapping[str, Json]] = (),
+) -> tuple[Opened, ...]:
+    """One backend for each GPU of this machine, or the one that judges without any. The first is the run's own;
+    `others` are calibrations of further kinds of GPU, from its record."""
+    if settings.backend not in ("auto", "gpu") or not gpu_present():
+        return (open_backend(settings, seed=seed, calibration=calibration),)
+    if calibration is None:
+        _fit(settings)
+    from evolve.judge.backends.gpu import open_gpus
+
+    return open_gpus(settings, [*([calibration] if calibration else []), *others])
 
 
 def _fit(settings: Settings) -> None:
@@ -113,9 +133,9 @@ def prompt_facts(target: Target, versions: Mapping[str, str], whence: str) -> tu
 
 def gpu_present() -> bool:
     """Asked of the driver's management library: a CUDA context must never be opened in this process."""
-    from evolve.judge.gpu.nvml import count
+    from evolve.judge.gpu.nvml import usable
 
-    return count() > 0
+    return usable() > 0
 
 
 def _own(name: str, settings: Settings) -> Opened:

@@ -27,6 +27,10 @@ class Shop:
     builder: Builder
     versions: Mapping[str, str]
 
+    def close(self) -> None:
+        self.builder.close()
+        self.jail.close()
+
     def ranking_key(self, *first: str) -> str:
         return "|".join([*first, *timed_names(self.settings)])
 
@@ -101,7 +105,11 @@ def open_shop(settings: Settings, target: Target, limits: Limits | None = None) 
         target=target,
         jail=Jail(slots=settings.width, limits=limits),
         builder=Builder(
-            cache=settings.cache / "build", target=target, workers=settings.width, timeout=min(60.0, settings.timeout)
+            cache=settings.cache / "build",
+            target=target,
+            workers=settings.width,
+            timeout=min(60.0, settings.timeout),
+            compilers=settings.compilers,
         ),
         versions={name: version(name) for name in ("torch", "triton")},
     )

@@ -6,14 +6,16 @@ built for; everything measured comes from the calibration, which a run keeps and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
 
 from evolve.errors import MachineryError
 from evolve.judge.backends import Opened, Settings, prompt_facts
-from evolve.judge.backends.assembly import open_shop
+from evolve.judge.backends.assembly import Shop, open_shop
 from evolve.judge.calibrate import calibrate
 from evolve.judge.gpu.device import GpuDevice, open_pool
-from evolve.judge.gpu.nvml import Gpu, visible
+from evolve.judge.gpu.nvml import Gpu, usable, visible
 from evolve.judge.gpu.pool import Pool
 from evolve.judge.gpu.sitting import GpuClock
 from evolve.judge.pipeline import Pipeline, Record
@@ -22,16 +24,56 @@ from evolve.judge.targets import find
 from evolve.types import Attempt, Job, Json, Workload
 
 
-def open_gpu(settings: Settings, calibration: Mapping[str, Json] | None, *, index: int = 0) -> Opened:
+def open_gpu(
+    settings: Settings, calibration: Mapping[str, Json] | None, *, index: int = 0, shop: Shop | None = None
+) -> Opened:
+    """A calibration of another kind of GPU is not taken. `shop` is another GPU's of the same target."""
     gpu = Gpu(visible(index))
     target = _target(gpu)
     pool = open_pool(settings.problem, settings.variant, index)
     try:
-        found = dict(calibration or _calibrated(settings, pool, gpu))
-        return _opened(settings, target, pool, found, index)
+        kept = calibration if calibration and _is_of(calibration, gpu) else None
+        return _opened(settings, target, pool, dict(kept or _calibrated(settings, pool, gpu)), index, shop)
     except BaseException:
         pool.close()
         raise
+
+
+def open_gpus(settings: Settings, kept: Iterable[Mapping[str, Json]]) -> tuple[Opened, ...]:
+    """All that this process may use. GPUs of one kind share a calibration, or their scores could have different
+    baselines, and the jail and the builder, which are for the CPU's cores. One that does not open is left out.
+
+    One after the other in the caller's thread, because a child process dies with the thread that made it."""
+    opened, faults = list[Opened](), list[MachineryError]()
+    calibrations, shops = list(kept), dict[str, Shop]()
+    try:
+        for index in range(usable()):
+            gpu = Gpu(visible(index))
+            name = (target := _target(gpu)).device
+            shops[name] = shops.get(name) or open_shop(settings, target)
+            known = next((each for each in calibrations if _is_of(each, gpu)), None)
+            try:
+                opened.append(open_gpu(settings, known, index=index, shop=shops[name]))
+            except MachineryError as fault:
+                faults.append(fault)
+            else:
+                calibrations.append(opened[-1].calibration)
+        if not opened:
+            raise faults[0]
+    except BaseException:
+        for made in opened:
+            made.backend.close()
+        for shop in shops.values():
+            shop.close()
+        raise
+    left_out = tuple(f"a GPU is left out: {fault}" for fault in faults)
+    return (replace(opened[0], warnings=(*opened[0].warnings, *left_out)), *opened[1:])
+
+
+def _is_of(calibration: Mapping[str, Json], gpu: Gpu) -> bool:
+    facts = calibration.get("gpu", {})
+    same_torch = str(facts.get("torch", "")).split("+")[0] == version("torch").split("+")[0]
+    return bool(facts.get("device") == gpu.device() and same_torch)
 
 
 def _as_judged(attempt: Attempt) -> Job:
@@ -62,8 +104,10 @@ def _workloads(settings: Settings) -> list[Workload]:
     ]
 
 
-def _opened(settings: Settings, target: Target, pool: Pool, calibration: Mapping[str, Json], index: int) -> Opened:
-    shop = open_shop(settings, target)
+def _opened(
+    settings: Settings, target: Target, pool: Pool, calibration: Mapping[str, Json], index: int, shop: Shop | None
+) -> Opened:
+    shop = shop or open_shop(settings, target)
     holder: list[Pipeline] = []
 
     def restore(attempt: Attempt) -> Ready | None:

@@ -46,6 +46,20 @@ def visible(index: int, environment: Mapping[str, str] = os.environ) -> str:
     return listed[index] if index < len(listed) else str(index)
 
 
+def usable(environment: Mapping[str, str] = os.environ) -> int:
+    """How many GPUs this process may use: all that there are, or those that CUDA_VISIBLE_DEVICES lists. As CUDA reads
+    it, the list ends at its first entry that is none."""
+    there = count()
+    if "CUDA_VISIBLE_DEVICES" not in environment:
+        return there
+    used = 0
+    for entry in (x.strip() for x in environment["CUDA_VISIBLE_DEVICES"].split(",")):
+        if not (entry.startswith(("GPU-", "MIG-")) or (entry.isdecimal() and int(entry) < there)):
+            break
+        used += 1
+    return used if there else 0
+
+
 class Gpu:
     """One GPU, by the number or UUID that CUDA_VISIBLE_DEVICES would take."""
 
