@@ -1,4 +1,4 @@
-"""Judging on the GPUs of a Ray cluster, or of one machine through Ray: an actor a GPU, which owns the judge's processes.
+"""Judging on the GPUs of a Ray cluster, or of one machine through Ray: an actor a GPU, owning the judge's processes.
 
 The driver is the run's one writer and the only one that knows the search; it sends jobs and gets evaluations. Once a
 second it looks which machines there are: a GPU that joins gets an actor, one whose actor ended gets another after a

@@ -30,7 +30,6 @@ class Slot:
     number: int  # of the GPUs of its machine
     gpus: float
     cores: int  # of the machine, its share
-    host: str
     actor: Any = None
     asked: Any = None  # the reference of what it was asked last
     kind: str = ""
@@ -42,7 +41,8 @@ class Slot:
 
     @property
     def name(self) -> str:
-        return f"GPU {self.number} of {self.host}" if self.gpus else f"the judge of {self.host}"
+        """By Ray's own name for the machine: addresses have no place in a run's record."""
+        return f"GPU {self.number} of node {self.node[:8]}" if self.gpus else f"the judge of node {self.node[:8]}"
 
 
 @dataclass(kw_only=True)
@@ -103,7 +103,6 @@ class Slots:
                 number=number,
                 gpus=1.0 if gpus else 0.0,
                 cores=cores,
-                host=node["NodeManagerAddress"],
             )
             self._slots[node["NodeID"], number] = slot
 
