@@ -166,4 +166,7 @@ def _connected(address: str | None) -> bool:
             f"executor ray: {where}: {error} Start one with `ray start --head`, see docs/cluster.md; without "
             "ray.address one is started here."
         ) from error
+    # Ray prints every death of a worker into the driver's terminal, `log_to_driver` or not; here they are events.
+    printing: Any = ray._private.worker
+    printing._worker_logs_enabled = False
     return True
