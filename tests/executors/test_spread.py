@@ -172,11 +172,8 @@ def test_whatever_happens_every_job_ends_once(events):
                 at_work[0].fail(error)
     last = Bench("last", places=100)
     over.add(last)
-    for station in (*stations, last):
-        while station.at_work:
-            station.judge()
-    while last.at_work:
-        last.judge()
+    while busy := [station for station in (*stations, last) if station.at_work]:
+        busy[0].judge()
     assert over.waits == 0
     assert all(future.done() for future in done)
 
