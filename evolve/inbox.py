@@ -107,7 +107,7 @@ class Inbox:
         seen, since = self._seen.get(path, (None, 0.0))
         if found != seen:
             self._seen[path] = (found, now)
-            return self.settled == 0
+            return self.settled == 0 or time.time() - found[2] / 1e9 >= self.settled  # it lay there before we came
         return now - since >= self.settled
 
     # --- Orders ---------------------------------------------------------------------------------------------------

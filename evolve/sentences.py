@@ -5,6 +5,8 @@ Pure functions over `types`; numbers are called modelled wherever they are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from evolve.types import Asked, Confirmed, Evaluation, Event, Judged, Noted, Replied, Verdict
 
 
@@ -57,8 +59,21 @@ def _confirmed(event: Confirmed) -> str:
             f"{event.candidate_id} did not hold when confirmed: {event.evaluation.verdict}: "
             f"{first_line(event.evaluation.feedback)}"
         )
-    verb = "is the new best, confirmed" if event.evaluation.beats_incumbent else "was confirmed but is not better"
-    return f"{event.candidate_id} {verb} at {figure(event.evaluation)}"
+    if event.evaluation.beats_incumbent:
+        return f"{event.candidate_id} is the new best, confirmed at {figure(event.evaluation)}"
+    return (
+        f"{event.candidate_id} was confirmed at {figure(event.evaluation)} and is not the new best: {_held_back(event)}"
+    )
+
+
+def _held_back(event: Confirmed) -> str:
+    """A score may be the highest and its candidate behind: held-out sizes decide on promotion and are not in it."""
+    timed = event.evaluation.evidence.get("time")
+    promotion = timed.get("promotion") if isinstance(timed, Mapping) else None
+    why = promotion.get("why") if isinstance(promotion, Mapping) else None
+    if not why:
+        return "not far enough ahead on all sizes, held-out ones included"
+    return f"{why}, held-out sizes included" if "gain" in why else str(why)
 
 
 def first_line(text: str, longest: int = 160) -> str:

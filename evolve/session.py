@@ -130,8 +130,10 @@ def _until_done(
         kept = asyncio.create_task(keeping)
         for task in (taking, kept):  # they end by themselves only if something is wrong with them
             task.add_done_callback(lambda task: None if task.cancelled() else search.stop("its surroundings broke"))
+        pending = [p for p in journal.pending() if not inbox.holds(p)]
         try:
-            return await search.run([p for p in journal.pending() if not inbox.holds(p)])
+            inbox.look()  # replies that were waiting are judged even where no budget is left for steps
+            return await search.run(pending)
         finally:
             for task in (taking, drawing, kept):
                 task.cancel()

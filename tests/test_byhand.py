@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,24 @@ def test_ask_and_tell_by_hand(ended: Any) -> None:
     assert ended.evolve("run", "-c", "fake.yaml", "--resume", "--set", "budget.steps=6").status in (0, 1)
     with Journal.open(RUN) as journal:
         assert [p.asked.step for p in journal.pending() if p.asked] == [4]
+
+
+def test_a_run_travels_from_machine_to_machine_between_question_and_answer(ended: Any) -> None:
+    """Asked and answered in a copy elsewhere; carried back, the replies are judged as soon as it is resumed."""
+    away = ended.folder / "away" / "fake-001"
+    shutil.copytree(RUN, away)
+    assert ended.evolve("ask", away, "-n", "2", "--member", "claude").status == 0
+    answer(away / "mailbox", 3, "Hypothesis: faster.\n```python\n" + source(2.5, 31) + "```\n")
+    os.utime(away / "mailbox/00003.reply.md", (1.7e9, 1.7e9))  # it took a while to carry it
+    shutil.rmtree(RUN)
+    shutil.copytree(away, RUN)
+    assert ended.evolve("run", "-c", "fake.yaml", "--resume", "fake-001").status == 0  # no budget left for more
+    with Journal.open(RUN) as journal:
+        judged = journal.step(3).judged
+        assert judged is not None
+        assert judged.candidate is not None
+        assert (judged.candidate.member, judged.evaluation.score) == ("claude", 2.5)
+        assert [p.asked.step for p in journal.pending() if p.asked] == [4], "nobody answered it yet"
 
 
 def test_a_living_writer_takes_it_in(place: Any, until: Callable[..., None]) -> None:

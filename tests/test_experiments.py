@@ -15,6 +15,7 @@ from evolve.experiments_lessons import LONGEST, MOST, lessons
 from evolve.journal import Journal
 from evolve.judge import traits as judged
 from evolve.judge.feedback import same_as
+from evolve.sentences import sentence
 from evolve.types import Candidate, Confirmed, Evaluation, Judged, Measurement, Verdict
 
 WORKLOADS = ("square", "skinny", "4096")
@@ -205,3 +206,15 @@ def test_a_run_without_experiments_teaches_nothing(journal) -> None:
     assert lessons(journal) == ()
     plant(journal, 0, evaluation())
     assert lessons(journal) == ()
+
+
+def test_a_confirmed_candidate_that_is_not_promoted_is_told_why() -> None:
+    """Its score may be the highest of the run: held-out sizes are not in it."""
+    event = Confirmed(step=21, candidate_id="00021-7099e356", evaluation=evaluation(1.2, beats_incumbent=False))
+    assert "held-out ones included" in sentence(event)
+    for why, told in (
+        ("the gain's lower end -3.00% against 1.20%", "1.20%, held-out sizes included"),
+        ("other processes are on the GPU: python3", "GPU: python3"),
+    ):
+        kept = replace(event.evaluation, evidence={"time": {"promotion": {"why": why}}})
+        assert sentence(replace(event, evaluation=kept)).endswith(told)
