@@ -206,8 +206,8 @@ def shipped(name: str) -> Path:
 
 def environment() -> dict[str, Json]:
     """What a number depends on beside the GPU: versions, never this machine's paths or names."""
-    versions: dict[str, str | None] = {}
-    for name in ("evolve", "torch", "triton", "numpy", "openevolve", "libcst", "optuna"):
+    versions: dict[str, str | None] = {"evolve": evolve.__version__}
+    for name in ("torch", "triton", "numpy", "openevolve", "libcst", "optuna"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton.compiler.errors import CompilationError
 
 from evolve.adopt import own, sizes
-from evolve.adopt.child import bounds, roles
+from evolve.adopt.child import bounds, roles, workloads
 from evolve.adopt.child.running import Runner
 from evolve.adopt.child.words import Refused
 from evolve.adopt.child.workloads import Smaller
@@ -273,3 +275,13 @@ def test_a_file_that_cannot_be_run_is_refused_with_the_reason(source, function, 
             Named(path=tmp_path / "ref.py", function="reference"),
             gpu=False,
         )
+
+
+def test_a_kernel_that_does_not_compile_is_refused_with_what_is_wrong_in_it():
+    """Triton's outer error ends in a caret; the sentence stands in the error that caused it."""
+    call = ast.parse("f(x)").body[0]
+    inner = CompilationError("f(x)", call, "NameError('Cannot access global variable LOG2E')")
+    outer = CompilationError("f(x)", call, None)
+    outer.__cause__ = inner
+    assert workloads._told(outer) == "CompilationError: NameError('Cannot access global variable LOG2E')"
+    assert workloads._told(ValueError("")) == "ValueError"

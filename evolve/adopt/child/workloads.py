@@ -108,11 +108,19 @@ class Smaller:
                 raise
             return str(refused)
         except (Exception, SystemExit) as error:  # the user's own code and Triton may raise anything
-            lines = str(error).strip().splitlines()
-            return f"{type(error).__name__}{': ' + lines[-1] if lines else ''}"
+            return _told(error)
         if self.trials and (said := _disagrees(trial)):
             return said
         return trial
+
+
+def _told(error: BaseException) -> str:
+    """One line. Triton points at a call with a caret and keeps what is wrong there in the error that caused it."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    said = [line.strip() for line in str(cause).splitlines() if line.strip(" ^~")]
+    return f"{type(cause).__name__}{': ' + said[-1] if said else ''}"
 
 
 def _disagrees(trial: Trial) -> str:

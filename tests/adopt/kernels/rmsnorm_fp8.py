@@ -4,7 +4,7 @@ import triton.language as tl
 from triton import cdiv
 
 FP8_DTYPE = torch.float8_e4m3fn
-FP8_MAX: tl.constexpr = torch.finfo(FP8_DTYPE).max
+FP8_MAX = tl.constexpr(torch.finfo(FP8_DTYPE).max)
 MIN_SCALE = tl.constexpr(1.0 / (448.0 * 512.0))
 MAX_FUSED_SIZE = 65536
 

@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-LOG2E: tl.constexpr = 1.4426950408889634
+LOG2E = tl.constexpr(1.4426950408889634)
 NEG_INF = tl.constexpr(-1.0e30)
 DEBUG = os.environ.get("SWA_DEBUG", "0") == "1"
 TORCH_HAS_FP8 = hasattr(torch, "float8_e5m2")
