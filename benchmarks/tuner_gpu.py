@@ -1,15 +1,19 @@
 """The tuner against `@triton.autotune` on a GPU: the same kernels over the same spaces, and what each found and took.
 
-    python benchmarks/tuner_gpu.py --out DIR --seconds 170
+    python benchmarks/tuner_gpu.py --out DIR --seconds 170 [--only attention] [--spaces]
 
 Kernels are the shipped plain seeds, spaces have 72 points: tiles, warps, stages. Autotune is used as people use it:
 every point by `do_bench` at its defaults, in the call that needs it. Its compiles are made ahead here, side by side,
 to its favour and to spare the machine; its wall seconds are given with and without what they would take in a row. What
 each of them chose is measured once more, interleaved on the same buffers in one process, by neither's own clock.
 
-Parts: compile, matmul, attention. Each may fail alone; results go to DIR/tuner_gpu.json as they come, a table is
+Parts: compile (while the first judge is opened), matmul, attention, and with `--spaces` whole spaces by
+benchmarks/model/spaces.py. Each may fail alone; results go to DIR/tuner_gpu.json as they come, every point that
+autotune timed among them, and to DIR/spaces.json: benchmarks/tuner_replay.py asks them again without a GPU. A table is
 printed last and kept beside it. Everything else (logs, caches) lies in a temporary folder; the ends of logs are in the
 JSON. Without a GPU `--rehearse` walks the way with the model's times and leaves autotune out.
+
+    python benchmarks/tuner_gpu.py --out DIR --only attention --spaces --seconds 170     the attention part, then spaces
 """
 
 from __future__ import annotations
@@ -25,8 +29,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +170,13 @@ def theirs(problem: str, out: Path) -> None:
             "wall_seconds": wall,
             "its_own_us": 1e3 * min(timings),
             "failed": sum(not math.isfinite(t) for t in timings),
+            "table": [
+                [
+                    {**c.kwargs, "num_warps": c.num_warps, "num_stages": c.num_stages},
+                    1e3 * t if math.isfinite(t) else None,
+                ]
+                for c, t in zip(kernel.configs_timings, timings, strict=True)
+            ],
         }
         (out / f"theirs_{problem}.json").write_text(json.dumps(found, indent=1))
 
@@ -194,21 +206,30 @@ def own(*arguments: str, out: Path, log: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **cache})
 
 
-def compile_all(out: Path, left: float) -> dict[str, Any]:
-    workers = max(1, min(12, (os.cpu_count() or 2) - 2))
-    children = [
-        own("--compile", problem, str(number), str(workers), out=out, log=f"compile_{problem}_{number}")
-        for problem in SPACES
-        for number in range(workers)
-    ]
-    began = time.monotonic()
-    for child in children:
-        try:
-            child.wait(max(1.0, left - (time.monotonic() - began)))
-        except subprocess.TimeoutExpired:
-            child.kill()
-    row = {p: sum(float(f.read_text()) for f in out.glob(f"compiled_{p}_*.txt")) for p in SPACES}
-    return {"wall_seconds": time.monotonic() - began, "cpu_seconds": row, "processes": len(children)}
+class Compiling:
+    """Every point of the chosen problems, in processes side by side, while something else is done here."""
+
+    def __init__(self, problems: Sequence[str], out: Path) -> None:
+        workers = max(1, min(12, (os.cpu_count() or 2) - 2))
+        self._out, self._problems, self._began = out, problems, time.monotonic()
+        self._children = [
+            own("--compile", problem, str(number), str(workers), out=out, log=f"compile_{problem}_{number}")
+            for problem in problems
+            for number in range(workers)
+        ]
+
+    def wait(self, left: float) -> dict[str, Any]:
+        """What is not done by then is left to autotune, and counted against nobody."""
+        ends, late = time.monotonic() + left, 0
+        for child in self._children:
+            try:
+                child.wait(max(0.1, ends - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                late += 1
+        taken = {p: sum(float(f.read_text()) for f in self._out.glob(f"compiled_{p}_*.txt")) for p in self._problems}
+        wall = time.monotonic() - self._began
+        return {"wall_seconds": wall, "cpu_seconds": taken, "processes": len(self._children), "late": late}
 
 
 # --- Ours -------------------------------------------------------------------------------------------------------------
@@ -317,13 +338,35 @@ def held_together(ours: Ours, theirs: Path) -> dict[str, Any]:
     return found
 
 
-def part(problem: str, out: Path, given: argparse.Namespace, left: Callable[[], float]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def spaces(out: Path, work: Path, left: float) -> dict[str, Any]:
+    """Every point of seven structures, about a minute on 16 cores; in a process of its own, because it opens judges."""
+    seconds = max(5.0, min(30.0, left / 4))
+    build = max(10.0, min(80.0, left - seconds - 15))
+    script = [str(ROOT / "benchmarks" / "model" / "spaces.py"), "--out", str(out), "--seconds", f"{seconds:.0f}"]
+    with open(work / "spaces.log", "wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, *script, "--build-seconds", f"{build:.0f}"], stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            child.wait(max(5.0, left - 5))
+        except subprocess.TimeoutExpired:
+            child.terminate()
+            child.wait(10)
+            return {"failed": "the time was up"}
+    return {"status": child.returncode}
+
+
+def judge_for(problem: str, *, rehearse: bool) -> tuple[Ours, float]:
     began = time.monotonic()
-    ours = Ours(
-        problem_name=problem, backend="cpu" if given.rehearse else "gpu", width=max(1, min(16, os.cpu_count() or 1))
-    )
-    found["opening_seconds"] = time.monotonic() - began
+    ours = Ours(problem_name=problem, backend="cpu" if rehearse else "gpu", width=max(1, min(16, os.cpu_count() or 1)))
+    return ours, time.monotonic() - began
+
+
+def part(
+    problem: str, out: Path, given: argparse.Namespace, left: Callable[[], float], opened: dict[str, tuple[Ours, float]]
+) -> dict[str, Any]:
+    ours, seconds = opened.pop(problem, None) or judge_for(problem, rehearse=given.rehearse)
+    found: dict[str, Any] = {"opening_seconds": seconds}
     try:
         found["ours"] = ours.tuned()
         if not given.rehearse:
@@ -348,7 +391,7 @@ def table(results: Mapping[str, Any]) -> str:
         if problem not in SPACES or "ours" not in part_:
             continue
         evidence = part_["ours"]["evidence"]
-        for name in SIZES[problem]:
+        for name in evidence["workloads"]:
             row = evidence["workloads"][name]
             mine = evidence.get("gpu_seconds", {}).get("workloads", {}).get(name, math.nan)
             other = part_.get("theirs", {}).get(name, {}).get("gpu_seconds", math.nan)
@@ -374,6 +417,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=170.0)
+    parser.add_argument("--only", choices=list(SPACES), action="append", help="one of the problems; may be repeated")
+    parser.add_argument("--spaces", action="store_true", help="last, time the whole spaces of seven structures")
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--theirs", choices=list(SPACES))
     parser.add_argument("--compile", nargs=3)
@@ -390,12 +435,29 @@ def main() -> None:
     ends = time.monotonic() + given.seconds
     results: dict[str, Any] = {}
     work = Path(tempfile.mkdtemp(prefix="evolve-tuner-gpu-"))
-    for problem in SPACES:
+    problems = given.only or list(SPACES)
+    for problem in problems:
         (work / f"theirs_{problem}.py").write_text(theirs_source(problem))
-    parts: dict[str, Callable[[], Any]] = {} if given.rehearse else {"compile": lambda: compile_all(work, 60.0)}
-    parts |= {p: (lambda p=p: part(p, work, given, lambda: ends - time.monotonic())) for p in SPACES}  # type: ignore[misc]
+    opened: dict[str, tuple[Ours, float]] = {}
+
+    def left() -> float:
+        return ends - time.monotonic()
+
+    def compiled() -> dict[str, Any]:
+        """The first judge is opened meanwhile: it waits for the GPU and for imports more than for a core."""
+        compiling = Compiling(problems, work)
+        try:
+            opened[problems[0]] = judge_for(problems[0], rehearse=False)
+        finally:
+            found = compiling.wait(max(5.0, min(60.0, 0.5 * left())))
+        return found
+
+    parts: dict[str, Callable[[], Any]] = {} if given.rehearse else {"compile": compiled}
+    parts |= {p: partial(part, p, work, given, left, opened) for p in problems}
+    if given.spaces:
+        parts["spaces"] = lambda: spaces(out, work, left())
     for name, deed in parts.items():
-        if time.monotonic() > ends - 15:
+        if left() < 15:
             results[name] = {"skipped": "no time was left"}
             continue
         began = time.monotonic()
