@@ -131,7 +131,7 @@ def _opened(
         device,
         GpuClock(device),
         ranking_key=shop.ranking_key(device.ranking_key),
-        environment={"backend": "gpu", "gpu": calibration["gpu"]},
+        environment={"backend": "gpu", "gpu": {**calibration["gpu"], "uuid": device.gpu.uuid}},
         modelled_on=device.measured,
     )
     holder.append(pipeline)
