@@ -19,6 +19,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     [
         ("loop.py", ["--steps", "60", "--resume-steps", "60"], "ms a step, overall"),
         ("judge.py", ["--help"], "--parts"),
+        ("scale.py", ["--help"], "--seconds"),
     ],
 )
 def test_it_runs(name: str, arguments: list[str], prints: str) -> None:

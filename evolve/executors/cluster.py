@@ -31,6 +31,7 @@ from evolve.types import Evaluation, Job, Json, Noted
 LOOK = 1.0  # seconds between two looks at the cluster
 PATIENCE = 600.0  # seconds without any GPU, after which a run ends; it can be resumed
 __all__ = ["PLACES", "ClusterExecutor", "open_cluster"]
+STORE_BYTES = 512 << 20  # of a Ray of our own, which would take a third of the memory: evidence is all that lies there
 START = 300.0  # seconds for the first GPU to be ready
 
 
@@ -157,7 +158,7 @@ def _connected(address: str | None) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
     try:
         if address is None:
-            ray.init(include_dashboard=False, **quiet)
+            ray.init(include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
