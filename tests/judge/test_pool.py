@@ -275,6 +275,20 @@ def test_any_bytes_are_an_object_or_an_error(data):
             assert isinstance(channel.receive(seconds=1), dict)
 
 
+def test_whoever_reads_ahead_loses_nothing_between_messages():
+    a, b = socket.socketpair()
+    with a, b:
+        channel, far = Channel(a, ahead=True), Channel(b)
+        for number in range(50):
+            far.send({"at": number})
+        far.send({"done": "x" * 100_000})
+        assert [channel.receive(seconds=5) for _ in range(50)] == [{"at": n} for n in range(50)]
+        assert channel.receive(seconds=5) == {"done": "x" * 100_000}
+        b.shutdown(socket.SHUT_WR)
+        with pytest.raises(Closed):
+            channel.receive(seconds=5)
+
+
 def test_trickling_wins_no_time(ends):
     channel, other = ends
     stop = threading.Event()

@@ -6,6 +6,7 @@ built for; everything measured comes from the calibration, which a run keeps and
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -23,11 +24,14 @@ from evolve.judge.stages import Ready, Ruling, Target
 from evolve.judge.targets import find
 from evolve.types import Attempt, Job, Json, Workload
 
+SWITCH_SECONDS = 0.001  # for which a thread that reads or gates may hold up the one that talks to a GPU process
+
 
 def open_gpu(
     settings: Settings, calibration: Mapping[str, Json] | None, *, index: int = 0, shop: Shop | None = None
 ) -> Opened:
     """A calibration of another kind of GPU is not taken. `shop` is another GPU's of the same target."""
+    sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
     gpu = Gpu(visible(index))
     target = _target(gpu)
     pool = open_pool(settings.problem, settings.variant, index)

@@ -157,13 +157,14 @@ class Checking:
 
     def _place(self, made: Arguments) -> Placed:
         """Into the buffers of the last case, where they fit: mapping memory costs more than filling it."""
-        if self._placed is not None and self._placed.refill(made):
+        with self._phases("memory"):
+            if self._placed is not None and self._placed.refill(made):
+                return self._placed
+            self._free()
+            self._placed = Placed(self._memory, self.problem, self.workload, made)
+            roots = self._placed.roots(self.program.plan)
+            self._bound = self.program.bind(roots, allocator(self._memory))
             return self._placed
-        self.close()
-        self._placed = Placed(self._memory, self.problem, self.workload, made)
-        roots = self._placed.roots(self.program.plan)
-        self._bound = self.program.bind(roots, allocator(self._memory))
-        return self._placed
 
     def _once(self, placed: Placed, poison: int, family: str) -> tuple[torch.Tensor, ...]:
         for buffer in placed.written(self.program.plan):
@@ -198,6 +199,10 @@ class Checking:
             return answers.call(self.problem, self.workload, self.baseline, made)
 
     def close(self) -> None:
+        with self._phases("memory"):
+            self._free()
+
+    def _free(self) -> None:
         self._placed = self._bound = None
         self.engine.synchronize()
         self._memory.free()

@@ -174,7 +174,7 @@ class Server:
             self._channel.send({"do": "fork"})
             socket.send_fds(self._control, [b"\0"], [theirs.fileno()])
             pid = int(self._channel.receive(seconds=10.0)["pid"])
-        worker = Worker(self, pid, Channel(ours))
+        worker = Worker(self, pid, Channel(ours, ahead=True))
         self.workers.add(worker)
         self.forked.add(pid)
         return worker

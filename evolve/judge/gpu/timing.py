@@ -29,7 +29,7 @@ from evolve.judge.gpu.stir import Stir, fingerprint
 from evolve.problem import Baseline, Problem
 from evolve.types import NOTHING, Workload
 
-EAGER_CALLS = 20
+EAGER_CALLS = 20  # at most
 # Blocks in one place. Where buffers lie is a draw like any other: between two places the same skinny product takes 12
 # to 16 µs (H200), and an interval from one place alone is too sure of itself.
 STAY, SETTLED, STAY_LONG = 6, 24, 24
@@ -231,17 +231,17 @@ class Timing:
             spent += max(1.0, sum(times) * self.calls)
         self.taken = taken
 
-    def eager_us(self) -> float | None:
+    def eager_us(self, most: int = EAGER_CALLS) -> float | None:
         """A call as a host makes it, launch by launch: shown beside the score, never ranked."""
-        if not self.bound:
+        if not self.bound or not most:
             return None
-        runs = [self.bound[i % len(self.bound)] for i in range(EAGER_CALLS)]
+        runs = [self.bound[i % len(self.bound)] for i in range(most)]
         first = self.engine.mark()
         for bound in runs:
             bound.run(self.engine.stream())
         last = self.engine.mark()
         self.engine.synchronize()
-        return self.engine.between_us(first, last) / EAGER_CALLS
+        return self.engine.between_us(first, last) / most
 
     # --- what a timed sample computed ---
 

@@ -15,6 +15,7 @@ from typing import Any
 
 # A plan of a few launches is some kilobytes, the samples of 192 blocks some tens; this leaves room and no more.
 MOST_BYTES = 8 << 20
+AHEAD_BYTES = 1 << 16
 _LENGTH = struct.Struct(">I")
 
 
@@ -35,11 +36,16 @@ class Malformed(WireError):
 
 
 class Channel:
-    """One end of a stream socket. A time limit holds for the whole message, so that trickling bytes wins nothing."""
+    """One end of a stream socket. A time limit holds for the whole message, so that trickling bytes wins nothing.
 
-    def __init__(self, sock: socket.socket, *, most_bytes: int = MOST_BYTES) -> None:
+    `ahead` reads whatever is there, message after message at once. A worker says hundreds of times where it is while
+    one candidate is checked, and a thread that waits for the interpreter's lock at each of them keeps the GPU waiting.
+    Not for a socket on which descriptors travel."""
+
+    def __init__(self, sock: socket.socket, *, most_bytes: int = MOST_BYTES, ahead: bool = False) -> None:
         self._socket = sock
         self._most = most_bytes
+        self._ahead, self._read = ahead, bytearray()
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -71,20 +77,20 @@ class Channel:
         return message
 
     def _exactly(self, count: int, deadline: float | None) -> bytes:
-        parts: list[bytes] = []
-        while count:
+        while len(self._read) < count:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not select.select([self._socket], [], [], left)[0]:
                 raise Silent("no complete message arrived in time.")
             try:
-                part = self._socket.recv(min(count, 1 << 20))
+                part = self._socket.recv(AHEAD_BYTES if self._ahead else min(count - len(self._read), 1 << 20))
             except OSError as error:
                 raise Closed(f"the other side is gone: {error}.") from error
             if not part:
                 raise Closed("the other side closed without its final record.")
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+            self._read += part
+        found = bytes(self._read[:count])
+        del self._read[:count]
+        return found
 
     def close(self) -> None:
         self._socket.close()

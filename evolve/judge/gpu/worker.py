@@ -28,7 +28,7 @@ from evolve.judge.gpu.launch import Program
 from evolve.judge.gpu.memory import Memory
 from evolve.judge.gpu.quick import Desk
 from evolve.judge.gpu.rehearsal import empty_plan
-from evolve.judge.gpu.timing import Contestant, Timing
+from evolve.judge.gpu.timing import EAGER_CALLS, Contestant, Timing
 from evolve.judge.gpu.watching import Watch
 from evolve.judge.gpu.wire import Channel, WireError
 from evolve.judge.inputs import families
@@ -231,7 +231,7 @@ class Worker:
         self._again = partial(self._place, order, contestants)
         with timing.phases("candidate", doing="warm-up"):
             timing.warm_up(float(order.get("warm_us", 0.0)))
-            eager = timing.eager_us()
+            eager = timing.eager_us(int(order.get("eager_calls", EAGER_CALLS)))
         assert self._memory is not None
         return {
             "orders": list(timing.orders),
@@ -259,7 +259,8 @@ class Worker:
             taken=taken,
             names=order.get("names", {}),
         )
-        self._give_back(before)
+        with self._timing.phases("memory"):
+            self._give_back(before)
         self._memory = memory
         return self._timing
 
@@ -325,15 +326,17 @@ class Worker:
 
     def _end(self, order: Order) -> dict[str, Any]:
         """Give the timed workload's memory back, and what was kept for the tuner."""
-        if self._desk is not None:
-            self._desk.close()
-        if self._memory is not None:
-            self.engine.synchronize()
-            self._timing = self._watch = None
-            self._give_back(self._memory)
-            self._memory = None
-            self.engine.trim()
-        return {"intact": self._intact}
+        phases = self._phases()
+        with phases("memory"):
+            if self._desk is not None:
+                self._desk.close()
+            if self._memory is not None:
+                self.engine.synchronize()
+                self._timing = self._watch = None
+                self._give_back(self._memory)
+                self._memory = None
+                self.engine.trim()
+        return {"intact": self._intact, "seconds": phases.seconds}
 
     # --- calibration ---
 

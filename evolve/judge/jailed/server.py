@@ -26,6 +26,7 @@ from typing import Any
 from evolve.judge.jailed import confine
 
 NOBODY = 1  # inside the map; outside it is a user who owns nothing
+NICE = 5  # like compilers: a process that feeds a GPU must not wait behind it
 LAST_WORDS = 6000
 GLANCE = 0.02  # seconds between looks where nothing tells that a process has ended
 
@@ -33,6 +34,7 @@ GLANCE = 0.02  # seconds between looks where nothing tells that a process has en
 def main() -> None:
     """`python -c "...main()" FD`: the launcher, which stays outside and only waits."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    os.nice(NICE)
     order = json.loads(control.recv(1 << 20))
     parent = os.getppid()
     watch = _watch(parent)
