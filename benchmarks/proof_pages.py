@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,16 +181,16 @@ def surroundings(rows: Sequence[Row]) -> str:
         return "Nothing was compared yet."
     versions = data["environment"]["versions"]
     driver = data["environment"]["gpu"].get("driver", "unknown")
-    return (
+    told = (
         f"One {data['device']}, torch {versions['torch']}, Triton {versions['triton']}, driver {driver}; × is the "
         "other's time over the kernel's, above 1 the kernel is faster; in pairs, with 99 % intervals, geometric mean "
         "over the sizes. [docs/results.md](docs/results.md) has every size."
     )
+    return textwrap.fill(told, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def results(rows: Sequence[Row]) -> str:
-    parts = ["# Every size, as measured", "", surroundings(rows).replace("(docs/results.md)", "(results.md)"), ""]
-    parts[2] = parts[2].partition(" [results")[0].partition(" [docs")[0]
+    parts = ["# Every size, as measured", "", surroundings(rows).partition("[docs")[0].rstrip(), ""]
     parts += ["Made by `benchmarks/proof_pages.py` from what `benchmarks/proof.py` measured; not edited.", ""]
     for row in rows:
         parts += [f"## {row['name']}", "", *_search(row), ""]
