@@ -1,16 +1,18 @@
 """What an exported package does on a GPU: made by a short run, verified, and then used as a user would use it.
 
-    python benchmarks/export_gpu.py --out DIR --seconds 240
+    python benchmarks/export_gpu.py --out DIR --seconds 360 [--only PART ...]
 
 Two short runs (matmul, attention) are made, exported and verified, one after the other, for nothing is promoted while
 another process is on the GPU; then each part runs in a process of its own and writes DIR/<part>.json, so that one
-that fails costs nothing but itself. Without a GPU the packages run the library, and what can be tried without one is.
+that fails costs nothing but itself. A part whose package is not there is skipped. Without a GPU the packages run the
+library, and what can be tried without one is.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -47,8 +49,11 @@ BOUND = 8e-3  # bf16, of each answer; two of them are at most twice that apart
 # --- Making the packages ----------------------------------------------------------------------------------------------
 
 
+MAKING_SECONDS = 110.0
+
+
 def make(name: str, out: Path, seconds: float) -> subprocess.Popen[str]:
-    """One process that runs and then exports."""
+    """One process that runs and then exports. When each began stands in its log."""
     import yaml
 
     config = {
@@ -67,8 +72,9 @@ def make(name: str, out: Path, seconds: float) -> subprocess.Popen[str]:
     to = out / "packages" / f"fast_{name}"
     to.parent.mkdir(exist_ok=True)
     script = (
-        f"set -e; {sys.executable} -m evolve run --config {name}.yaml --name {name} || true; "
-        f"{sys.executable} -m evolve export {name} --to {to} || {sys.executable} -m evolve export {name}:0 --to {to}"
+        f"set -e; date +RUN-%s.%N; {sys.executable} -m evolve run --config {name}.yaml --name {name} || true; "
+        f"date +EXPORT-%s.%N; {sys.executable} -m evolve export {name} --to {to} || "
+        f"{sys.executable} -m evolve export {name}:0 --to {to}; date +END-%s.%N"
     )
     log = (work / "log").open("w")
     command = ["timeout", str(int(seconds)), "bash", "-c", script]
@@ -82,10 +88,17 @@ def made(name: str, out: Path, process: subprocess.Popen[str], began: float) -> 
     log = (out / f"work_{name}" / "log").read_text(errors="replace")
     (out / f"log_{name}.txt").write_text(log)
     found["log"] = log[-1500:]
+    marks = {w.split("-")[0]: float(w.split("-")[1]) for w in log.split() if w.startswith(("RUN-", "EXPORT-", "END-"))}
+    found["run_seconds"] = round(marks.get("EXPORT", 0.0) - marks.get("RUN", 0.0), 1)
+    found["export_seconds"] = round(marks.get("END", 0.0) - marks.get("EXPORT", 0.0), 1)
     if (folder / "dispatch.json").is_file():
         rows = json.loads((folder / "dispatch.json").read_text())["rows"]
         found["rows"] = [{k: r.get(k) for k in ("workload", "parameters", "eager", "why", "measured")} for r in rows]
-        found["trial"] = json.loads((folder / "provenance.json").read_text()).get("trial", {})
+        provenance = json.loads((folder / "provenance.json").read_text())
+        trial = provenance.get("trial", {})
+        found["trial"] = {k: v for k, v in trial.items() if k != "workloads"}
+        found["trial seconds"] = {n: r.get("seconds") for n, r in trial.get("workloads", {}).items()}
+        found["judge seconds"] = {n: c.get("seconds") for n, c in provenance.get("candidates", {}).items()}
     return found
 
 
@@ -202,7 +215,8 @@ def graphs() -> dict[str, Any]:
 
 
 def launchbound() -> dict[str, Any]:
-    """As exported: what small calls run in eager, and what they cost beside torch.matmul."""
+    """As exported: what small calls run in eager, and what they cost beside torch.matmul; the host's time alone of the
+    two, and of the problem's own function around the library."""
     import torch
 
     module, dispatch = package("fast_matmul")
@@ -220,9 +234,38 @@ def launchbound() -> dict[str, Any]:
         if device() == "cuda":
             from evolve.export import timing
 
-            row["eager_us"] = timing.eagerly({"function": module.matmul, "torch.matmul": torch.matmul}, [(a, b)])
+            row["way"] = dispatch.way((a, b))
+            calls = {"function": module.matmul, "torch.matmul": torch.matmul, "library": dispatch.LIBRARY}
+            row["eager_us"] = timing.eagerly(calls, [(a, b)])
+            if m * n * k < 1 << 31:
+                rounds: dict[str, list[float]] = {name: [] for name in calls}
+                for _ in range(7):
+                    for name, call in calls.items():
+                        rounds[name].append(timing.host_us(call, (a, b)))
+                row["host_us"] = {name: [min(v), sorted(v)[3], max(v)] for name, v in rounds.items()}
+                added = [x - y for x, y in zip(rounds["function"], rounds["torch.matmul"], strict=True)]
+                row["host_added_us"] = [min(added), sorted(added)[3], max(added)]
         found[f"{m}x{n}x{k}"] = row
     return found
+
+
+def capture() -> dict[str, Any]:
+    """A kernel whose first call of all is captured: may it be built and loaded then?"""
+    import torch
+
+    if device() != "cuda":
+        return {"skipped": "no GPU"}
+    module, dispatch = package("fast_matmul")
+    a, b = randn(512, 512), randn(512, 512)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            out = module.matmul(a, b)
+    except RuntimeError as error:
+        return {"captured": f"{type(error).__name__}: {error}"[:500]}
+    graph.replay()
+    return {"captured": True, "way": dispatch.way((a, b)), "apart": apart(out, torch.matmul(a, b))}
 
 
 def recompiles() -> dict[str, Any]:
@@ -348,11 +391,13 @@ def _inference(f: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def transformer() -> dict[str, Any]:
-    """A block of two layers, forward: stock PyTorch and the packages', compiled in one graph, and in a CUDA graph."""
+    """A block of two layers, forward: stock PyTorch and the packages', compiled in one graph, and in a CUDA graph. Of a
+    package that was not made, stock PyTorch stands in."""
     import torch
     from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
-    matmul, attention = package("fast_matmul")[0].matmul, package("fast_attention")[0].attention
+    there = {n: importlib.util.find_spec(f"fast_{n}") is not None for n in RUNS}
+    matmul = package("fast_matmul")[0].matmul if there["matmul"] else torch.matmul
     batch, length, heads, width = (4, 2048, 16, 2048) if device() == "cuda" else (1, 32, 2, 256)
     each = width // heads
     scale = width**-0.5
@@ -374,11 +419,20 @@ def transformer() -> dict[str, Any]:
     def stock(x: Any) -> Any:
         return forward(x, torch.matmul, lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True))
 
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        return scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    if there["attention"]:
+        attention = package("fast_attention")[0].attention
+
+        def attend(q: Any, k: Any, v: Any) -> Any:
+            return attention(q, k, v, True)
+
     def ours(x: Any) -> Any:
-        return forward(x, matmul, lambda q, k, v: attention(q, k, v, True))
+        return forward(x, matmul, attend)
 
     x = randn(batch * length, width)
-    found: dict[str, Any] = {"shape": [batch, length, heads, each], "layers": len(layers)}
+    found: dict[str, Any] = {"shape": [batch, length, heads, each], "layers": len(layers), "packages": there}
     with torch.no_grad():
         calls = {"stock eager": stock, "ours eager": ours}
         calls |= {f"{n} compiled": torch.compile(f, fullgraph=True) for n, f in (("stock", stock), ("ours", ours))}
@@ -421,16 +475,17 @@ def _captured(call: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
     return replay
 
 
-PARTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
-    "overhead": (overhead, "kernel"),
-    "graphs": (graphs, "kernel"),
-    "launchbound": (launchbound, ""),
-    "transformer": (transformer, ""),
-    "transformer_forced": (transformer, "kernel"),
-    "recompiles": (recompiles, ""),
-    "recompiles_forced": (recompiles, "kernel"),
-    "ecosystem": (ecosystem, ""),
-    "ecosystem_forced": (ecosystem, "kernel"),
+# What is done, what is forced, and which packages it needs (any of them), in the order of what one would miss most.
+PARTS: dict[str, tuple[Callable[[], dict[str, Any]], str, tuple[str, ...]]] = {
+    "launchbound": (launchbound, "", ("matmul",)),
+    "transformer": (transformer, "", ("matmul", "attention")),
+    "transformer_forced": (transformer, "kernel", ("matmul", "attention")),
+    "ecosystem": (ecosystem, "", ("matmul",)),
+    "ecosystem_forced": (ecosystem, "kernel", ("matmul",)),
+    "overhead": (overhead, "kernel", ("matmul",)),
+    "graphs": (graphs, "kernel", ("matmul",)),
+    "capture": (capture, "kernel", ("matmul",)),
+    "recompiles_forced": (recompiles, "kernel", ("matmul",)),
 }
 
 
@@ -439,7 +494,9 @@ PARTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
 
 def run_part(name: str, out: Path, seconds: float) -> dict[str, Any]:
     """In a process of its own. Forced parts run the kernel whether or not it was faster; without a GPU nothing is."""
-    force = PARTS[name][1]
+    _, force, needs = PARTS[name]
+    if not any(_made(out, n) for n in needs):
+        return {"skipped": f"no package: {', '.join(needs)}"}
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{out / 'packages'}:{ENVIRONMENT['PYTHONPATH']}"}
     if force:
         environment |= {"FAST_MATMUL_FORCE": force, "FAST_ATTENTION_FORCE": force}
@@ -456,10 +513,14 @@ def run_part(name: str, out: Path, seconds: float) -> dict[str, Any]:
     return found
 
 
+def _made(out: Path, name: str) -> bool:
+    return (out / "packages" / f"fast_{name}" / "dispatch.json").is_file()
+
+
 def packaged(out: Path, seconds: float) -> dict[str, Any]:
     """The package's own tests and bench, as its user runs them."""
     found: dict[str, Any] = {}
-    for name in RUNS:
+    for name in filter(lambda n: _made(out, n), RUNS):
         folder = out / "packages" / f"fast_{name}"
         for what, words in (
             ("tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"test_fast_{name}.py"]),
@@ -476,7 +537,10 @@ def packaged(out: Path, seconds: float) -> dict[str, Any]:
 
 
 def refreshed(out: Path, seconds: float) -> dict[str, Any]:
-    folder = out / "packages" / "fast_attention"
+    name = next((n for n in ("attention", "matmul") if _made(out, n)), None)
+    if name is None:
+        return {"skipped": "no package"}
+    folder = out / "packages" / f"fast_{name}"
     command = [sys.executable, "-m", "evolve", "refresh", str(folder)]
     began = time.time()
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=seconds, check=False)
@@ -490,7 +554,8 @@ def refreshed(out: Path, seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=240.0)
+    parser.add_argument("--seconds", type=float, default=360.0)
+    parser.add_argument("--only", nargs="*", default=[*PARTS, "packaged", "refresh"])
     parser.add_argument("--part", choices=[*PARTS])
     options = parser.parse_args()
     out = options.out.resolve()
@@ -510,13 +575,14 @@ def main() -> None:
         print(f"== {name}: {json.dumps(whole[name], default=str)[:1500]}", flush=True)
 
     for name in RUNS:
-        keep(f"export {name}", lambda n=name: made(n, out, make(n, out, options.seconds * 0.35), time.time()))
-    for name in PARTS:
+        if not _made(out, name):  # or it was made before, in the same folder
+            keep(f"export {name}", lambda n=name: made(n, out, make(n, out, MAKING_SECONDS), time.time()))
+    for name in filter(options.only.__contains__, PARTS):
         left = end - time.time()
         keep(name, lambda n=name, s=left: run_part(n, out, max(20.0, min(90.0, s))) if s > 5 else {"skipped": "time"})
-    if end - time.time() > 20:
+    if end - time.time() > 20 and "packaged" in options.only:
         keep("packaged", lambda: packaged(out, min(60.0, end - time.time())))
-    if end - time.time() > 45:
+    if end - time.time() > 45 and "refresh" in options.only:
         keep("refresh", lambda: refreshed(out, max(45.0, end - time.time())))
 
 

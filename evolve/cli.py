@@ -386,7 +386,10 @@ def export(
     from evolve.terminal import exported
     from evolve.terminal.console import Out
 
-    exported.show(exporting.export(exporting.Order(targets=tuple(targets), to=to, name=name)), Out())
+    out = Out()
+    with exported.progress(out) as say:
+        report = exporting.export(exporting.Order(targets=tuple(targets), to=to, name=name), say)
+    exported.show(report, out)
 
 
 @app.command(rich_help_panel=SHIP)
@@ -398,7 +401,10 @@ def refresh(
     from evolve.terminal import exported
     from evolve.terminal.console import Out
 
-    exported.show(exporting.refresh(folder), Out())
+    out = Out()
+    with exported.progress(out) as say:
+        report = exporting.refresh(folder, say)
+    exported.show(report, out)
 
 
 # Options whose value may be left out, which the parser does not know: an empty one is given to it instead.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +21,14 @@ from evolve.config import RunConfig, load_config
 from evolve.errors import UsageError
 from evolve.export import holding, package, table, winners
 from evolve.export.package import Written
-from evolve.export.verifying import Bench, tried
+from evolve.export.verifying import Bench, FreshProcess
 from evolve.judge.backends import gpu_present
 from evolve.judge.gpu.facts import workload_to
+from evolve.judge.gpu.nvml import Gpu, visible
 from evolve.types import Executor, Json
 
 RUNS = Path("runs")
+Say = Callable[[str], None]  # where things are, for whoever waits
 UNVERIFIED = "no GPU answered when it was exported, so nobody verified it"
 
 
@@ -50,7 +52,7 @@ class Report:
     trial: Mapping[str, Json] = field(default_factory=dict)
 
 
-def export(order: Order) -> Report:
+def export(order: Order, say: Say = lambda _: None) -> Report:
     chosen = winners.of_run(order.targets, RUNS)
     config = load_config(chosen.folder / "config.yaml")
     problem = wiring.problem(config)
@@ -66,7 +68,8 @@ def export(order: Order) -> Report:
         package.write(draft, written, dispatch, provenance)
         if gpu_present():
             by_id = dict(zip(kernels, chosen.found, strict=True))
-            bench = Bench(open=_opener(config, written), written=written, draft=draft)
+            opener = _opener(config, written, _calibration(chosen.environment))
+            bench = Bench(open=opener, written=written, draft=draft, say=say)
             modelled = [n for n, w in by_id.items() if w.evaluation.modelled]  # a model's choice is only a start
             verified = bench.verify({n: w.evaluation.parameters for n, w in by_id.items()}, tune=modelled)
             _refuse(verified.refusals)
@@ -80,7 +83,9 @@ def export(order: Order) -> Report:
             dispatch |= {"rows": verified.rows, "autocast": verified.trial["autocast"]}
             trial, sentences = verified.trial, verified.sentences
         else:
-            trial = tried(draft, written, [])
+            say("Trying the package in a fresh process")
+            with closing(FreshProcess()) as fresh:
+                trial = fresh.run(draft, written, [])
             _refuse(holding.wrong(trial))
             sentences = (
                 _unverified(chosen, to),
@@ -92,7 +97,7 @@ def export(order: Order) -> Report:
     return _report(to, written, dispatch["rows"], sentences, trial)
 
 
-def refresh(folder: Path) -> Report:
+def refresh(folder: Path, say: Say = lambda _: None) -> Report:
     """Rows for this device and Triton, in the place of those that were there for them."""
     dispatch = table.read(folder)
     if not gpu_present():
@@ -106,7 +111,7 @@ def refresh(folder: Path) -> Report:
     with ExitStack() as stack:
         draft = _draft(stack, folder.resolve().parent, written.name)
         package.write(draft, written, dispatch, provenance)
-        bench = Bench(open=_opener(config, written), written=written, draft=draft)
+        bench = Bench(open=_opener(config, written), written=written, draft=draft, say=say)
         verified = bench.verify(_before(dispatch, written), tune=list(written.kernels))
         merged = table.merged(table.read(folder), verified.rows)
         if "autocast" in verified.trial:
@@ -125,10 +130,21 @@ def refresh(folder: Path) -> Report:
     return _report(folder, written, verified.rows, sentences, verified.trial)
 
 
-def _opener(config: RunConfig, written: Written) -> Callable[[], Executor]:
+def _opener(
+    config: RunConfig, written: Written, calibration: Mapping[str, Json] | None = None
+) -> Callable[[], Executor]:
     """The judge with its tuner: whoever confirms chooses nothing, so that only what is to be tuned is."""
     own = replace(config, backend="gpu", executor="local", tuner=replace(config.tuner, enabled=True))
-    return lambda: wiring.open_single(own, written.problem, None).executor
+    return lambda: wiring.open_single(own, written.problem, None, calibration=calibration).executor
+
+
+def _calibration(environment: Mapping[str, Json]) -> Mapping[str, Json] | None:
+    """The run's, if it was made on this very GPU with this torch: as a run that is resumed takes it over."""
+    found: Mapping[str, Json] = environment.get("calibration") or {}
+    gpu = found.get("gpu") or {}
+    here = str(wiring.environment()["versions"]["torch"])
+    same = gpu.get("uuid") == Gpu(visible(0)).uuid and str(gpu.get("torch")).split("+")[0] == here.split("+")[0]
+    return found if same and not found.get("foreigners") else None
 
 
 def _report(

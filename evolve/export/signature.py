@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from evolve.errors import ProblemError
+from evolve.judge.fitness import untouched_gpu
 from evolve.problem import Argument, Problem, TensorSpec, Variant
 from evolve.tuner import distance
 from evolve.types import Json, Scalar, Workload
@@ -145,6 +146,8 @@ class Signature:
             "closed": {n: sorted({r[n] for r in rows}) for n in rows[0] if not _free([r[n] for r in rows])},
             "divides": [[p, w] for p in named for w in named if p != w and _divides([(r[p], r[w]) for r in rows])],
             "outputs": self._outputs(),
+            "results": self._results(),
+            "distinct": self._distinct(),
             "largest_output": self._largest(),
         }
 
@@ -155,10 +158,11 @@ class Signature:
         """A function of torch's that is, as it stands, a baseline of every workload: calling it spares the package what
         the problem's own function around it costs."""
         workloads = [s.workload for s in self.all]
-        for baseline in self.problem.baselines:
-            name = getattr(baseline.call, "__name__", "")
-            if getattr(torch, name, None) is baseline.call and not any(map(baseline.unavailable, workloads)):
-                return name
+        with untouched_gpu():
+            for baseline in self.problem.baselines:
+                name = getattr(baseline.call, "__name__", "")
+                if getattr(torch, name, None) is baseline.call and not any(map(baseline.unavailable, workloads)):
+                    return name
         return ""
 
     # --- the operator ---
@@ -225,10 +229,35 @@ class Signature:
             shape.append(column[0] if name is None else name)
         return {"name": specs[0].name, "shape": shape, "dtype": specs[0].dtype}
 
+    def _results(self) -> list[str | None]:
+        """By output: the argument that it is written into, or None for what the function returns."""
+        given = {a.name for a in self._given()}
+        found = _distinct([spec.argument if spec.argument in given else None for spec in s.outputs] for s in self.all)
+        if len(found) > 1 and any(name for results in found for name in results):
+            raise ProblemError(f"{self.problem.path}: which arguments are written in place differs from workload to "
+                               "workload; export needs one answer.")  # fmt: skip
+        return list(found[0])
+
+    def _distinct(self) -> list[str]:
+        """Arguments of whole numbers that name a place each, negative ones apart: a test that gave one place twice
+        would have two writers there."""
+        small = self.problem.small(self.variant)
+        made = [dict(zip(self._given(), self.problem.make_inputs(w, "cpu", 1), strict=True)) for w in small]
+        return [
+            a.name for a in self._given() if a.role == "index" and made and all(_places(values[a]) for values in made)
+        ]
+
     def _largest(self) -> list[str]:
         """The sizes whose product bounds every output."""
         rules = [o for group in self._outputs() for o in group["outputs"]]
         return max(([n for n in o["shape"] if isinstance(n, str)] for o in rules), key=len, default=[])
+
+
+def _places(value: Any) -> bool:
+    if value.is_floating_point():
+        return False
+    used = value[value >= 0]
+    return bool(used.unique().numel() == used.numel() > 1)
 
 
 def _free(values: Sequence[int]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,8 @@ import torch
 
 from evolve.judge.gpu import answers
 from evolve.judge.gpu.facts import workload_of
-from evolve.judge.gpu.place import as_outputs
 from evolve.judge.inputs import families
-from evolve.problem import Problem, Variant, load_problem
+from evolve.problem import Problem, TensorSpec, Variant, load_problem
 from evolve.types import Workload
 
 Json = Any
@@ -70,7 +69,7 @@ def checked(
     made: tuple[Any, ...] = ()
     for _ in range(times):
         copies = [a.clone() if r == "in_out" else a for a, r in zip(arguments, roles, strict=True)]
-        made = as_outputs(call(*copies), problem.outputs(workload), answers.named(problem, copies))
+        made = outputs_of(call(*copies), problem.outputs(workload), answers.named(problem, copies))
     reference = answers.reference_of(problem, workload, arguments)
     rival = next((b for b in problem.baselines if not b.compiles and b.unavailable(workload) is None), None)
     held = answers.hold(
@@ -84,6 +83,14 @@ def checked(
         baseline=partial(answers.call, problem, workload, rival, arguments),
     )
     return {"family": family, "worst": answers.worst(held), "wrong": answers.wrong(held)}
+
+
+def outputs_of(made: Any, specs: Sequence[TensorSpec], arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    """In the problem's order: a package returns what it does not write into its arguments."""
+    returned = iter(made if isinstance(made, list | tuple) else [made])
+    return tuple(
+        arguments[s.argument] if s.argument is not None and s.argument in arguments else next(returned) for s in specs
+    )
 
 
 def every(order: Json) -> list[Workload]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -34,7 +36,9 @@ def on_gpu(
         trial = Trial(problem, variant, module, dispatch, candidate)
         rows: dict[str, Json] = {}
         found["candidates"] = {**found.get("candidates", {}), candidate["kernels"]: rows}
-        for workload in every(order):
+        workloads = every(order)
+        for number, workload in enumerate(workloads, 1):
+            print(f"{candidate['kernels']}: trying {workload.name}, {number} of {len(workloads)} workloads", flush=True)
             rows[workload.name] = trial.of(workload)
             found["workloads"][f"{candidate['kernels']}, {workload.name}"] = rows[workload.name]
             save()
@@ -59,6 +63,13 @@ def autocast(problem: Problem, variant: Variant, dispatch: Any) -> list[str]:
     return [dtype] if [str(t.dtype).removeprefix("torch.") for t in listed] == wanted else []
 
 
+@contextmanager
+def _taking(row: dict[str, Json], what: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    row["seconds"][what] = round(time.perf_counter() - began, 2)
+
+
 class Trial:
     """One candidate of the package."""
 
@@ -77,11 +88,14 @@ class Trial:
             choice = self.dispatch.choose(arguments)
         except RuntimeError as why:
             return {"runs": "library", "why": str(why), "cases": []}
-        row: dict[str, Json] = {"runs": "kernel", "parameters": dict(choice.parameters)}
-        row["launches"] = self._launches(workload, arguments, choice)
-        row["cases"] = [self._case(workload, family) for family in kinds(self.problem, workload)]
-        if workload.role != "check" and not row["launches"]["difference"]:
-            row |= self._times(workload)
+        row: dict[str, Json] = {"runs": "kernel", "parameters": dict(choice.parameters), "seconds": {}}
+        with _taking(row, "launches"):
+            row["launches"] = self._launches(workload, arguments, choice)
+        with _taking(row, "cases"):
+            row["cases"] = [self._case(workload, family) for family in kinds(self.problem, workload)]
+        with _taking(row, "times"):
+            if workload.role != "check" and not row["launches"]["difference"]:
+                row |= self._times(workload)
         return row
 
     def _launches(self, workload: Workload, arguments: Sequence[Any], choice: Any) -> dict[str, Json]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import evolve
 from evolve.errors import MachineryError
@@ -49,14 +51,24 @@ class Verified:
         return (f"{shown}, and every launch was the judged plan's.",) if not self.refusals else ()
 
 
+def _unheard(_: str) -> None:
+    """Nobody waits for a sentence."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     open: Callable[[], Executor]  # the judge on this machine's GPU
     written: Written
     draft: Path
+    say: Callable[[str], None] = _unheard
 
     def verify(self, parameters: Mapping[str, Parameters], *, tune: Sequence[str] = ()) -> Verified:
         """`parameters` by kernels module: what each is confirmed at, or, of those in `tune`, searched from."""
+        with closing(FreshProcess()) as fresh:
+            return self._verified(fresh, parameters, tune)
+
+    def _verified(self, fresh: FreshProcess, parameters: Mapping[str, Parameters], tune: Sequence[str]) -> Verified:
+        self.say("Starting the judge")
         with closing(self.open()) as executor:
             found = {n: self._judged(executor, n, parameters.get(n, {}), n in tune) for n in self.written.kernels}
         bad = {n: e for n, e in found.items() if not e.passed}
@@ -64,21 +76,24 @@ class Bench:
             said = tuple(f"{n}: {e.verdict} in {e.stage}: {_why(e)}" for n, e in bad.items())
             rows = self._rows(found, {}, *self._here(), said[0])
             return Verified(evaluations=found, trial={}, rows=rows, refusals=said)
-        tried_ = tried(self.draft, self.written, [self._order(n, e) for n, e in found.items()], gpu=True)
-        refusals = tuple(holding.against(tried_, found))
-        rows = self._rows(found, tried_["candidates"], tried_["device"], tried_["triton"], "; ".join(refusals))
-        return Verified(evaluations=found, trial=tried_, rows=rows, refusals=refusals)
+        orders = [self._order(n, e) for n, e in found.items()]
+        shown = fresh.run(self.draft, self.written, orders, gpu=True, say=self.say)
+        refusals = tuple(holding.against(shown, found))
+        rows = self._rows(found, shown["candidates"], shown["device"], shown["triton"], "; ".join(refusals))
+        return Verified(evaluations=found, trial=shown, rows=rows, refusals=refusals)
 
     # --- the judge ---
 
     def _judged(self, executor: Executor, name: str, parameters: Parameters, tune: bool) -> Evaluation:
         candidate = Candidate(step=0, source=self.written.kernels[name], member="export", kind="seed")
         if tune:
+            self.say(f"Searching the parameters of {name}")
             job = Job(candidate=candidate, random_seeds=_seeds(), parent=_as_parent(parameters))
             tuned = asyncio.run(executor.evaluate(job))
             if not tuned.passed:
                 return tuned
             parameters = tuned.parameters
+        self.say(f"Confirming {name}")
         job = Job(
             candidate=candidate,
             random_seeds=_seeds(),
@@ -158,38 +173,71 @@ def _as_parent(parameters: Parameters) -> Evaluation | None:
 # --- The trial --------------------------------------------------------------------------------------------------------
 
 
-def tried(
-    draft: Path, written: Written, candidates: Sequence[Mapping[str, Json]], *, gpu: bool = False
-) -> dict[str, Json]:
-    """A fresh interpreter that is told where the package lies, and answers with what it found."""
-    answer, paper = draft.parent / "answer.json", draft.parent / "order.json"
-    order = {
-        "parent": str(draft.parent.resolve()),
-        "name": written.name,
-        "problem": str(Path(written.problem.path).resolve()),
-        "variant": written.variant.name,
-        "workloads": [workload_to(one.workload) for one in written.signature.all],
-        "candidates": list(candidates),
-        "answer": str(answer),
-        "evolve": str(Path(evolve.__file__).resolve().parent.parent),
-    }
-    paper.write_text(json.dumps(order), encoding="utf-8")
-    quiet: AbstractContextManager[Any] = lease(Gpu(visible(0)).uuid, label="evolve export") if gpu else nullcontext()
-    with quiet:
-        done = _run([sys.executable, trial.__file__, str(paper)])
-    found = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else {}
-    if done.returncode or found.get("state") != "done":
-        raise MachineryError(f"the package does not survive its trial, so nothing is exported: {_tail(done.stderr)}")
-    return dict(found)
+class FreshProcess:
+    """The trial's interpreter: started early, since torch takes seconds to import, and told later what to try."""
 
+    def __init__(self) -> None:
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  until close()
+        command = [sys.executable, trial.__file__, str(os.getpid())]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
+        self._process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise MachineryError(f"the package's trial took over {TRIAL_SECONDS:g} s; nothing is exported.") from error
+    def close(self) -> None:
+        self._process.kill()
+        with self._process, self._said:
+            pass
 
+    def run(
+        self,
+        draft: Path,
+        written: Written,
+        candidates: Sequence[Mapping[str, Json]],
+        *,
+        gpu: bool = False,
+        say: Callable[[str], None] = _unheard,
+    ) -> dict[str, Json]:
+        answer = draft.parent / "answer.json"
+        order = {
+            "parent": str(draft.parent.resolve()),
+            "name": written.name,
+            "problem": str(Path(written.problem.path).resolve()),
+            "variant": written.variant.name,
+            "workloads": [workload_to(one.workload) for one in written.signature.all],
+            "candidates": list(candidates),
+            "answer": str(answer),
+            "evolve": str(Path(evolve.__file__).resolve().parent.parent),
+        }
+        with lease(Gpu(visible(0)).uuid, label="evolve export") if gpu else nullcontext():
+            status = self._heard(json.dumps(order), say)
+        found = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else {}
+        if status or found.get("state") != "done":
+            raise MachineryError(f"the package does not survive its trial, so nothing is exported: {self._tail()}")
+        return dict(found)
 
-def _tail(text: str) -> str:
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return " | ".join(lines[-3:]) or "it ended without a word"
+    def _heard(self, order: str, say: Callable[[str], None]) -> int:
+        """Its exit status. What it says meanwhile goes to a person."""
+        overdue = threading.Event()
+
+        def end() -> None:
+            overdue.set()
+            self._process.kill()
+
+        late = threading.Timer(TRIAL_SECONDS, end)
+        late.start()
+        try:
+            with suppress(BrokenPipeError):  # it is dead; its last words say of what
+                self._process.stdin.write(f"{order}\n")
+                self._process.stdin.close()
+            for line in self._process.stdout:
+                say(line.strip())
+            status = int(self._process.wait())
+        finally:
+            late.cancel()
+        if overdue.is_set():
+            raise MachineryError(f"the package's trial took over {TRIAL_SECONDS:g} s; nothing is exported.")
+        return status
+
+    def _tail(self) -> str:
+        self._said.seek(0)
+        lines = [line for line in self._said.read().strip().splitlines() if line.strip()]
+        return " | ".join(lines[-3:]) or "it ended without a word"

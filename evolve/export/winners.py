@@ -115,6 +115,7 @@ def judged(winner: Winner, run: str) -> dict[str, Json]:
         "certificate": evaluation.evidence.get("certificate"),
         "environment": evaluation.evidence.get("environment"),
         "replay": evaluation.evidence.get("replay"),
+        "seconds": dict(evaluation.seconds),
         "lineage": list(winner.lineage),
     }
 

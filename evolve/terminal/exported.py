@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,16 @@ class Report(Protocol):
     def sentences(self) -> tuple[str, ...]: ...
     @property
     def import_seconds(self) -> float: ...
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """For what takes the better part of a minute: one line that changes, or a line each where nothing can change."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        with console.status("Reading the run") as status:
+            yield status.update
+    else:
+        yield lambda text: console.print(f"{text}.", highlight=False)
 
 
 def show(report: Report, console: Console) -> None:

@@ -78,6 +78,20 @@ def trial(orders, slow=(), wrong="", ratio=1.2, eager=1.1):
     }
 
 
+class Fresh:
+    """A trial's process that finds what it is told to."""
+
+    def __init__(self, found):
+        self.found = found
+
+    def run(self, draft, written, orders, gpu, say):
+        say("trying it")
+        return self.found(orders)
+
+    def close(self):
+        pass
+
+
 @pytest.fixture
 def gpu(tmp_path, monkeypatch):
     """A machine with a GPU, a run, and `say(**how)` for what judge and trial find."""
@@ -86,13 +100,13 @@ def gpu(tmp_path, monkeypatch):
     judges = []
 
     def say(verdict=Verdict.PASSED, **how):
-        def opener(config, written):
+        def opener(config, written, calibration=None):
             judges.append(Judge(written.problem, verdict))
             return lambda: judges[-1]
 
         monkeypatch.setattr(exporting, "gpu_present", lambda: True)
         monkeypatch.setattr(exporting, "_opener", opener)
-        monkeypatch.setattr(verifying, "tried", lambda draft, written, orders, gpu: trial(orders, **how))
+        monkeypatch.setattr(verifying, "FreshProcess", lambda: Fresh(lambda orders: trial(orders, **how)))
         monkeypatch.setattr(verifying.Bench, "_here", staticmethod(lambda: (DEVICE, TRITON)))
         return judges
 
@@ -193,10 +207,10 @@ def test_a_refresh_that_breaks_leaves_the_package_as_it_was(gpu, monkeypatch):
     folder = export().folder
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
-    def broken(*arguments, **more):
+    def broken(orders):
         raise MachineryError("the trial died")
 
-    monkeypatch.setattr(verifying, "tried", broken)
+    monkeypatch.setattr(verifying, "FreshProcess", lambda: Fresh(broken))
     with pytest.raises(MachineryError, match="the trial died"):
         exporting.refresh(folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before

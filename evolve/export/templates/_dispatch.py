@@ -25,7 +25,22 @@ NAME = __package__
 TABLE = Table()
 OP = TABLE.spec["op"]
 NAMES = tuple(name for name, _ in TABLE.arguments)
-LIBRARY = baseline.library
+RESULTS = TABLE.spec.get("results", ())  # by output: the argument that it is written into, or None
+
+
+def returned(made):
+    """Of what a call gives, what is not written into one of its arguments: None, a tensor, or several."""
+    listed = list(made) if isinstance(made, list | tuple) else [] if made is None else [made]
+    if len(listed) == len(RESULTS):
+        listed = [each for each, name in zip(listed, RESULTS) if name is None]
+    return tuple(listed) if len(listed) > 1 else listed[0] if listed else None
+
+
+def library(*arguments):
+    return returned(baseline.library(*arguments))
+
+
+LIBRARY = library if TABLE.written else baseline.library
 DIRECT = getattr(torch, TABLE.spec.get("direct") or "", None)
 GRADIENT = getattr(baseline, "gradient", None)
 FORCE = os.environ.get(f"{NAME.upper()}_FORCE", "")
@@ -308,6 +323,7 @@ def _first(choice, arguments):
         else:
             with torch.cuda.device(device):
                 made = host.call(inputs, parameters)
+        torch._C._increment_version([a for n, a in zip(NAMES, inputs) if n in TABLE.written])
         return _into(given[len(NAMES) :] or None, made)
 
     if device.index != torch.cuda.current_device() or included().raw_repr() not in QUIET:
@@ -321,7 +337,7 @@ def _first(choice, arguments):
         return LIBRARY(*arguments), None
     if record.aliased():
         return result, again if len({*map(id, tensors)}) < len(tensors) else None  # the guard knows twins, not overlaps
-    replay = record.replay(NAMES, again, TABLE.alignment)
+    replay = record.replay(NAMES, again, TABLE.alignment, TABLE.written)
     return result, again if replay is None else replay
 
 
@@ -330,7 +346,8 @@ def host_of(kernels):
         if kernels not in _hosts:
             from ._replay import Host
 
-            _hosts[kernels] = Host(import_module(f".{kernels}", NAME), OP, shapes_of)
+            settled = returned if TABLE.written else None
+            _hosts[kernels] = Host(import_module(f".{kernels}", NAME), OP, shapes_of, settled)
         return _hosts[kernels]
 
 

@@ -84,6 +84,13 @@ def _out(*arguments, out):
     _into(out if TABLE.spec["returns"] == "Tensor" else tuple(out), _public(_compute(*arguments)))
 
 
+def _inplace(keys, *arguments):
+    """Autograd is told of what is written, whatever writes it."""
+    torch._C._increment_version([a for n, a in zip(NAMES, arguments) if n in TABLE.written])
+    with torch._C._AutoDispatchBelowADInplaceOrView():
+        return OPERATOR.redispatch(keys & torch._C._after_ADInplaceOrView_keyset, *arguments)
+
+
 def _autograd(*arguments):
     """Without a backward of its own: the library's operations where a gradient is wanted."""
     if _wants_gradient([arguments[i] for i in TABLE.tensors]):
@@ -125,6 +132,8 @@ def _register():
         library.impl(OP, _autograd, "Autograd")
     else:
         torch.library.register_autograd(f"{NAME}::{OP}", _backward, setup_context=_setup, lib=library)
+    if TABLE.written:
+        library.impl(OP, _inplace, "ADInplaceOrView", with_keyset=True)
     library.impl(OP, _autocast("cuda"), "AutocastCUDA")
     library.impl(OP, _autocast("cpu"), "AutocastCPU")
     if returns in ("Tensor", "Tensor[]"):

@@ -26,8 +26,9 @@ class Host:
     """The entry of one kernels module. Its functions see a copy of the module's names in which each kernel also writes
     down its launches; the module itself, and what kernels call, stay as they are."""
 
-    def __init__(self, module, entry, shapes):
-        """`shapes(arguments)` says (shape, dtype) of each output, for an entry that wants them given."""
+    def __init__(self, module, entry, shapes, returned=None):
+        """`shapes(arguments)` says (shape, dtype) of each output, for an entry that wants them given; `returned(made)`
+        what a function that writes into its arguments returns."""
         names = dict(vars(module))
         for name, value in vars(module).items():
             if isinstance(value, JITFunction):
@@ -35,6 +36,7 @@ class Host:
             elif isinstance(value, types.FunctionType) and value.__globals__ is vars(module):
                 names[name] = _moved(value, names)
         self.entry, self.shapes = names[entry], shapes
+        self.returned = returned or _alone
         self.positional = self.entry.__code__.co_argcount
         self.reserved = "NUM_SMS" in (self.entry.__kwdefaults__ or {})
 
@@ -50,9 +52,7 @@ class Host:
     def _enter(self, arguments, parameters):
         triton.set_allocator(_allocate)
         if self.positional == len(arguments):
-            result = self.entry(*arguments, **parameters)
-            single = isinstance(result, list | tuple) and len(result) == 1
-            return result[0] if single else result
+            return self.returned(self.entry(*arguments, **parameters))
         device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
         given = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self.shapes(arguments)]
         self.entry(*arguments, *given, **parameters)
@@ -68,6 +68,10 @@ class Host:
         finally:
             _now.launches = None
         return result, Record(arguments, result, launches, watch)
+
+
+def _alone(made):
+    return made[0] if isinstance(made, list | tuple) and len(made) == 1 else made
 
 
 def _moved(function, names):
@@ -127,21 +131,22 @@ def _storage(tensor):
 class Record:
     def __init__(self, arguments, result, launches, watch):
         self.arguments, self.result, self.launches, self.watch = arguments, result, launches, watch
-        self.results = list(result) if isinstance(result, list | tuple) else [result]
+        self.results = list(result) if isinstance(result, list | tuple) else [] if result is None else [result]
 
     def aliased(self):
         """Inputs that share memory: another call with the same key need not."""
         found = [_storage(a) for a in self.arguments if isinstance(a, torch.Tensor)]
         return len(set(found)) < len(found)
 
-    def replay(self, names, otherwise, alignment):
+    def replay(self, names, otherwise, alignment, written=()):
         """A function of the same arguments, with another that also takes the outputs as its `into`; None where a replay
         would not be certain. `otherwise` is called where one is out of place: on another device than this one, under a
-        profiler, for memory that does not begin on a multiple of `alignment`, or outputs that overlap an input."""
+        profiler, for memory that does not begin on a multiple of `alignment`, or outputs that overlap an input.
+        `written` are the arguments that are changed in place."""
         if self.watch.computes or not self.launches or self.aliased():
             return None
         try:
-            return _Writer(self, names, otherwise, alignment).function()
+            return _Writer(self, names, otherwise, alignment, written).function()
         except (AttributeError, LookupError, TypeError, ValueError):
             return None  # a Triton whose insides look different, or an argument that is no plain pointer or number
 
@@ -149,8 +154,8 @@ class Record:
 class _Writer:
     """The source of the replay: as straight as a person would write it for this one call."""
 
-    def __init__(self, record, names, otherwise, alignment):
-        self.record, self.names, self.alignment = record, names, alignment
+    def __init__(self, record, names, otherwise, alignment, written):
+        self.record, self.names, self.alignment, self.written = record, names, alignment, sorted(written)
         self.index = torch.cuda.current_device()
         hooks = triton.knobs.runtime
         self.space = {
@@ -160,6 +165,7 @@ class _Writer:
             "enter": hooks.launch_enter_hook.calls,
             "leave": hooks.launch_exit_hook.calls,
             "otherwise": otherwise,
+            "changed": torch._C._increment_version,
             "device": next(a.device for a in record.arguments if isinstance(a, torch.Tensor)),
         }
         self.inputs = {_storage(a): n for n, a in zip(names, record.arguments) if isinstance(a, torch.Tensor)}
@@ -190,6 +196,7 @@ class _Writer:
             f"    stream = get_stream({self.index})",
             *(line for i in sorted(i for i in used if isinstance(i, int)) for line in self._allocate(i, space, given)),
             *body,
+            *([f"    changed(({', '.join(self.written)},))"] if self.written else []),  # so that autograd notices
             f"    return {self._returned(given)}",
         ]
         exec("\n".join(lines), space)
@@ -257,7 +264,7 @@ class _Writer:
         return self.places[_storage(tensor)]
 
     def _returned(self, given):
-        values = [f"t{o}" if isinstance(o, int) else o for o in self.outputs]
+        values = [f"t{o}" if isinstance(o, int) else o for o in self.outputs] or ["None"]
         return f"({', '.join(values)},)" if isinstance(self.record.result, list | tuple) else values[0]
 
     def _in_context(self, function):

@@ -30,25 +30,36 @@ def package():
 
 
 def inputs(spec, row):
-    """Dense tensors of the row's sizes and layouts with random contents; whole numbers are zero."""
+    """Dense tensors of the row's sizes and layouts with random contents; whole numbers are 1, or counted where
+    each names a place of its own."""
     made, orders = [], iter(zip(row["dtypes"], row["layout"]))
     for argument in spec["arguments"]:
         name, kind = argument["name"], argument["kind"]
         if kind == "tensor":
             dtype, order = next(orders)
             shape = [row["sizes"][n] for n in spec["dims"][name]]
-            made.append(_tensor(shape, order, getattr(torch, dtype)))
+            made.append(_tensor(shape, order, getattr(torch, dtype), name in spec.get("distinct", ())))
         else:
             made.append(row["flags"].get(name, row["sizes"].get(name, 1e-5)))
     return made
 
 
-def _tensor(shape, order, dtype):
+def answers(spec, call, arguments):
+    """A call's outputs, in the problem's order, from copies of what it writes into."""
+    names = [a["name"] for a in spec["arguments"]]
+    given = [a.clone() if n in spec["results"] else a for n, a in zip(names, arguments)]
+    made = call(*given)
+    returned, by_name = iter(made if isinstance(made, list | tuple) else [made]), dict(zip(names, given))
+    return [by_name[n] if n else next(returned) for n in spec["results"]]
+
+
+def _tensor(shape, order, dtype, counted):
     stored = [shape[int(d)] for d in order]
     back = [order.index(str(d)) for d in range(len(shape))]
     if dtype.is_floating_point:
         return torch.randn(stored, device="cuda").to(dtype).permute(back)
-    return torch.ones(stored, dtype=dtype, device="cuda").permute(back)
+    numbers = torch.arange(math.prod(stored), device="cuda")
+    return (numbers if counted else torch.ones_like(numbers)).to(dtype).view(stored).permute(back)
 
 
 def graph(call, sets, calls):

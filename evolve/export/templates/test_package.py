@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from bench import HERE, inputs, package
+from bench import HERE, answers, inputs, package
 
 MODULE, DISPATCH = package()
 FUNCTION = getattr(MODULE, DISPATCH.OP)
@@ -21,13 +21,10 @@ needs_rows = pytest.mark.skipif(not HERE_ROWS, reason="no verified row for this 
 KERNEL_ROWS = pytest.mark.parametrize("row", HERE_ROWS or ROWS[:1], ids=lambda r: r["workload"])
 
 
-def listed(made):
-    return list(made) if isinstance(made, list | tuple) else [made]
-
-
 def near(ours, theirs):
     """Within what the contract grants both of them, over the whole: each may be off by the bound."""
-    for out, ref, bound in zip(listed(ours), listed(theirs), PROVENANCE["bounds"]):
+    assert len(ours) == len(theirs)
+    for out, ref, bound in zip(ours, theirs, PROVENANCE["bounds"]):
         assert out.shape == ref.shape
         assert out.dtype == ref.dtype
         if bound is None:
@@ -59,7 +56,7 @@ def test_calls_that_nobody_verified_run_the_library():
 def test_the_kernel_agrees_with_the_library(row):
     arguments = inputs(SPEC, row)
     for _ in range(2):  # the first call records, the second replays
-        near(FUNCTION(*arguments), DISPATCH.LIBRARY(*arguments))
+        near(answers(SPEC, FUNCTION, arguments), answers(SPEC, DISPATCH.LIBRARY, arguments))
 
 
 @needs_gpu
@@ -67,12 +64,12 @@ def test_the_kernel_agrees_with_the_library(row):
 @KERNEL_ROWS
 def test_in_a_cuda_graph(row):
     arguments = inputs(SPEC, row)
-    expected = DISPATCH.LIBRARY(*arguments)
-    FUNCTION(*arguments)
+    expected = answers(SPEC, DISPATCH.LIBRARY, arguments)
+    answers(SPEC, FUNCTION, arguments)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = FUNCTION(*arguments)
+        out = answers(SPEC, FUNCTION, arguments)
     graph.replay()
     near(out, expected)
 
@@ -83,7 +80,7 @@ def test_in_a_cuda_graph(row):
 def test_compiled_in_one_graph(row):
     torch._dynamo.reset()  # each row is a compilation of its own, and torch counts them
     arguments = inputs(SPEC, row)
-    near(torch.compile(FUNCTION, fullgraph=True)(*arguments), DISPATCH.LIBRARY(*arguments))
+    near(answers(SPEC, torch.compile(FUNCTION, fullgraph=True), arguments), answers(SPEC, DISPATCH.LIBRARY, arguments))
 
 
 @needs_gpu
