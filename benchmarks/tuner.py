@@ -2,7 +2,8 @@
 
 The landscape is a closed form with what real ones have: tiles that must fill the chip, a pipeline with a best depth,
 a cliff where accumulators spill, points that do not build. It says nothing about any kernel; it compares ways to ask:
-the tuner as the judge uses it (four questions at a time), and drawing at random among the same feasible points.
+the tuner (four questions at a time), and drawing at random among the same feasible points. How near the judge's search
+comes on times that an H200 gave says tuner_replay.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evolve.tuner import Point, Tuner
-from evolve.tuner_known import Limits, priors
+from evolve.tuner_known import Limits, Setting
+from evolve.tuner_priors import priors
 
 SPACE = {
     "BLOCK_M": (16, 32, 64, 128, 256),
@@ -72,17 +74,18 @@ def drawn(points: list[Point], time_us: Callable[[Point], float | None], goal: f
 
 
 def compare(seeds: int, budget: int) -> None:
-    limits = Limits(shared_bytes=SHARED, element_bytes=2)
+    limits = Limits(setting=Setting(shared_bytes=SHARED, element_bytes=2))
     everything: list[Point] = [dict(zip(SPACE, values, strict=True)) for values in product(*SPACE.values())]
     feasible = [point for point in everything if limits(point) is None]
     print(f"{len(everything)} points, {len(feasible)} feasible; median questions of {seeds} seeds, at most {budget}")
     print(f"{'':<8} {'best µs':>8} {'defaults':>9} {'tuner, priors':>14} {'tuner, cold':>12} {'random':>7}")
     for name, sizes in SIZES.items():
         time_us = landscape(*sizes)
+        setting = Setting(sizes=dict(zip("MNK", sizes, strict=True)), shared_bytes=SHARED, element_bytes=2, sms=SMS)
         best = min(value for point in feasible if (value := time_us(point)) is not None)
         rows: dict[str, list[int]] = {"priors": [], "cold": [], "random": []}
         for seed in range(seeds):
-            for kind, start in (("priors", [DEFAULTS, *priors(SPACE)]), ("cold", [DEFAULTS])):
+            for kind, start in (("priors", [DEFAULTS, *priors(SPACE, setting)]), ("cold", [DEFAULTS])):
                 tuner = Tuner(SPACE, start=start, random_seed=seed, points=budget, feasible=limits)
                 rows[kind].append(questions(tuner, time_us, best * NEAR))
             rows["random"].append(drawn(feasible, time_us, best * NEAR, seed, min(budget, len(feasible))))
@@ -94,7 +97,7 @@ def rate(points: int) -> None:
     time_us = landscape(*SIZES["square"])
     Tuner(SPACE, points=points).ask()  # the import is paid once
     began = time.perf_counter()
-    tuner = Tuner(SPACE, points=points, feasible=Limits(shared_bytes=SHARED, element_bytes=2))
+    tuner = Tuner(SPACE, points=points, feasible=Limits(setting=Setting(shared_bytes=SHARED, element_bytes=2)))
     count = questions(tuner, time_us, 0.0)
     print(f"{count} questions, asked and told, in {time.perf_counter() - began:.2f} s")
 

@@ -20,6 +20,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ("loop.py", ["--steps", "60", "--resume-steps", "60"], "ms a step, overall"),
         ("judge.py", ["--help"], "--parts"),
         ("scale.py", ["--help"], "--seconds"),
+        ("tuner.py", ["--seeds", "1", "--budget", "12"], "tuner, priors"),
+        ("tuner_replay.py", ["--seeds", "1"], "at most 2% off"),
     ],
 )
 def test_it_runs(name: str, arguments: list[str], prints: str) -> None:

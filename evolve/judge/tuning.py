@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil
 
 from evolve.judge import tuning_begin as begin
 from evolve.judge import tuning_kept as kept
@@ -35,14 +34,12 @@ from evolve.tuner import Key as PointKey
 from evolve.tuner import Tuner, key_of
 from evolve.tuner_known import Limits
 from evolve.tuner_priors import priors
+from evolve.tuner_search import ALL_TRIED, Search
 from evolve.types import Json, Scalar, Verdict
 
 LEADERS = 4  # of each workload that are timed in pairs
 FINALISTS = 3  # how many of them may fail their check before a workload stays at its defaults
 SHARED = 3  # leaders of each workload that the others try as well
-PATIENCE = 0.4  # of the points, without a better one among them, after which a workload is left
-FAMILIAR = 0.15  # of a child of its parent's form, which starts from its parent's best
-BETTER = 1.01
 WHY = 300  # characters of a reason in the evidence
 
 
@@ -77,9 +74,8 @@ class Session:
     checks: list[Json] = field(default_factory=list)
     duels: dict[str, list[Json]] = field(default_factory=dict)
     timed_as: dict[str, Mapping[str, Scalar]] = field(default_factory=dict)  # before switches that do nothing were off
-    familiar: bool = False
     rounds: int = 0
-    ended: str = "every point that it might have was tried"
+    ended: str = ALL_TRIED
 
     def run(self) -> Ready:
         bench = self.bench
@@ -93,7 +89,6 @@ class Session:
             over=lambda: self._spent() > bench.tuning.seconds,
         )
         self.sitting = bench.clock.begin(self.ready, bench.tuning, self.maker)
-        self.familiar = begin.inherits(self.ready)
         for workload in bench.problem.of_role("time", bench.variant):
             setting = begin.setting_of(bench.problem, workload, self.ready, bench.target)
             limits = begin.limits_of(self.ready, setting, bench.tuning.points)
@@ -101,6 +96,7 @@ class Session:
             self.tuners[workload.name] = begin.tuner_of(
                 bench.problem, workload, self.ready, limits, bench.tuning.points
             )
+        self.search = Search(tuners=self.tuners, points=bench.tuning.points, familiar=begin.inherits(self.ready))
         self._search()
         moved = self._winners()
         tuned, refused = self.ready, ""
@@ -115,58 +111,34 @@ class Session:
 
     def _search(self) -> None:
         last, batch = 0.0, self.sitting.batch
-        while asked := [
-            (name, point)
-            for name, tuner in self._hopeful().items()
-            for point in tuner.ask(batch, near=self.familiar or self._stale(tuner))
-        ]:
+        while asked := self.search.ask(batch):
             begun = time.monotonic()
             self.rounds += 1
             self._round([(name, point, self._point(name, point)) for name, point in asked])
             self._recognise()
             last = time.monotonic() - begun
-            if self.sitting.spent:
-                self.ended = self.sitting.spent
-                return
-            if all(tuner.spent for tuner in self.tuners.values()):
-                return
-            if all(tuner.spent for tuner in self._hopeful().values()):
-                self.ended = f"nothing better came up among the last {self._patience} points, nor beside the best"
+            self.ended = self.sitting.spent or self.search.over
+            if self.ended:
                 return
             if self._spent() + last > self.bench.tuning.seconds:
                 self.ended = "the next round would not have ended in time"
                 return
-            self._share()
-        if not all(tuner.spent for tuner in self.tuners.values()):
-            self.ended = "every point beside the best was tried"
+            self.search.share([point for name in self.tuners for point in self._leading(name)])
+        self.ended = self.search.over or "every point beside the best was tried"
 
     def _recognise(self) -> None:
         """After the first round: another form than the parent's is searched like a kernel that has none."""
         parent = self.ready.job.parent
-        if self.rounds > 1 or not self.familiar or parent is None:
+        if self.rounds > 1 or not self.search.familiar or parent is None:
             return
         points = (
             (name, key_of(tuner.completed(parent.parameters.get(name, {})))) for name, tuner in self.tuners.items()
         )
-        self.familiar = begin.familiar(self.ready, [self.shots[at] for at in points if at in self.shots])
-        for name, tuner in () if self.familiar else self.tuners.items():
+        self.search.familiar = begin.familiar(self.ready, [self.shots[at] for at in points if at in self.shots])
+        for name, tuner in () if self.search.familiar else self.tuners.items():
             tuner.suggest(
                 [{**self.ready.parameters[name], **p} for p in priors(tuner.space, self.limits[name].setting)]
             )
-
-    @property
-    def _patience(self) -> int:
-        return ceil((FAMILIAR if self.familiar else PATIENCE) * self.bench.tuning.points)
-
-    def _hopeful(self) -> dict[str, Tuner]:
-        """Workloads for which more points may be worth their builds: a child whose parent was tuned well is done soon.
-        Nobody is left before every point beside the best was tried: on an H200 a square product was left after 20 of 72
-        points with one stage too few, 8 % behind what trying them all finds."""
-        return {n: t for n, t in self.tuners.items() if not self._stale(t) or not t.settled(pairs=not self.familiar)}
-
-    def _stale(self, tuner: Tuner) -> bool:
-        """A space that fits into the budget is tried whole all the same."""
-        return tuner.size > tuner.points and tuner.stale(BETTER) >= self._patience
 
     def _spent(self) -> float:
         return time.monotonic() - self.began
@@ -202,15 +174,8 @@ class Session:
         known: dict[tuple[str, str], float | str] = {**outcomes, **self.twins}
         return {id(shot): known[shot.workload, shot.twin] for shot in shots}
 
-    def _share(self) -> None:
-        """What is good for one workload is tried on the others: as a rule it is built for them, too."""
-        best = [
-            {name: shot.point.parameters[name] for name in tuner.space}
-            for workload, tuner in self.tuners.items()
-            for shot in self._leaders(workload, SHARED)
-        ]
-        for tuner in self.tuners.values():
-            tuner.suggest(best)
+    def _leading(self, name: str) -> list[Mapping[str, Scalar]]:
+        return [{n: shot.point.parameters[n] for n in self.tuners[name].space} for shot in self._leaders(name, SHARED)]
 
     # --- winners ---
 
@@ -298,7 +263,7 @@ class Session:
             "seconds": {"at_most": self.bench.tuning.seconds, "taken": round(self._spent(), 3)},
             **self.sitting.evidence(),
             "rounds": self.rounds,
-            "familiar": self.familiar,
+            "familiar": self.search.familiar,
             "ended": self.ended,
             "workloads": rows,
             "checks": self.checks,
