@@ -15,13 +15,13 @@ from evolve.rules.ails import ails
 from evolve.types import Evaluation, Measurement, Scalar
 
 WINS = 1.02  # by which another must be ahead on a workload, so that its moves are worth having: less may be noise
-JOIN = "join"
+JOIN, NUMBERS = "join", "numbers again"  # steps without a move of their own
 UNDO = "undo"
 
 
-def named(new: Sequence[str], replayed: Sequence[str]) -> str:
+def named(new: Sequence[str], replayed: Sequence[str], bare: str = JOIN) -> str:
     """A step's moves as one name: what was tried, and what was taken over from other lines before."""
-    head = " + ".join(new) or JOIN
+    head = " + ".join(new) or bare
     return f"{head} (with {' + '.join(replayed)})" if replayed else head
 
 
@@ -29,7 +29,7 @@ def read(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The new moves and the replayed ones of such a name."""
     found = re.fullmatch(r"(.*?)(?: \(with (.*)\))?", name)
     new, old = (found[1], found[2] or "") if found else (name, "")
-    return tuple(m for m in new.split(" + ") if m and m != JOIN), tuple(m for m in old.split(" + ") if m)
+    return tuple(m for m in new.split(" + ") if m not in ("", JOIN, NUMBERS)), tuple(m for m in old.split(" + ") if m)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

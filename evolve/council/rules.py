@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from evolve.council.lines import Lines, named, read
+from evolve.council.lines import NUMBERS, Lines, named, read
 from evolve.rules import RULES, Applied, Context, Rule, apply
 from evolve.rules.ails import ails, urgency
-from evolve.rules.starts import started
+from evolve.rules.starts import elsewhere, started
 from evolve.syntax import undisturbed
 from evolve.types import (
     Attempt,
@@ -45,6 +45,10 @@ BETTER = 1.005  # a gain smaller than this is noise
 JOINED = (
     "Join the lines of {names}: each wins workloads that the other loses, every structure has a switch, and each "
     "workload starts from its winner's numbers. Taken over here: {moves}."
+)
+AGAIN = (
+    "No structure is left to try here: search the numbers once more, from what suited each workload best and from a "
+    "place where no search began yet."
 )
 
 
@@ -80,6 +84,7 @@ class RulesMember:
         self._by_name = {rule.name: rule for rule in self._rules}
         self._allows, self._repeat, self._tuned = allows, repeat, tuned
         self._known: set[str] = set()  # digests of sources that were proposed or judged, by anyone
+        self._failed: set[str] = set()  # and of those that did not pass
         self._lines = Lines()
         self._rule_at: dict[int, str] = {}  # step -> its moves, while its verdict is out
         self._wins: dict[str, float] = {}
@@ -95,10 +100,13 @@ class RulesMember:
         rng = random.Random(f"{self._random_seed}:{draw.step}")
         explores = rng.random() < EXPLORES
         reasons: list[str] = []
-        for step in self._steps(draw, rng, plain=explores):
+        steps = list(self._steps(draw, rng, plain=explores))
+        for step in steps:
             reply = self._joined(step) or self._moved(step, rng, explores, reasons)
             if reply is not None:
                 return reply
+        if (reply := self._again(steps[0], rng)) is not None:
+            return reply
         return self._nothing(f"no rule has a new move for {draw.parent.id}. {' '.join(reasons)}".rstrip("."))
 
     # --- Where a step begins --------------------------------------------------------------------------------------
@@ -140,6 +148,17 @@ class RulesMember:
         said = JOINED.format(names=" and ".join(names), moves=", ".join(step.replayed))
         return self._reply(named((), step.replayed), Applied(source=source, hypothesis=said))
 
+    def _again(self, step: Step, rng: random.Random) -> Reply | None:
+        """With a tuner a step is never lost: a search that begins elsewhere may end elsewhere."""
+        if not self._context(step.parent, rng).tuned or not self._lines.numbers():
+            return None
+        source = self._with_numbers(step.source, fresh=frozenset())
+        for _ in range(TRIES):
+            if digest_of(source) not in self._known:
+                return self._reply(named((), step.replayed, NUMBERS), Applied(source=source, hypothesis=AGAIN))
+            source = elsewhere(source, rng)
+        return None
+
     # --- What a step does -----------------------------------------------------------------------------------------
 
     def _moved(self, step: Step, rng: random.Random, explores: bool, reasons: list[str]) -> Reply | None:
@@ -172,8 +191,11 @@ class RulesMember:
                 return alone.reason
             seen.append(digest_of(alone.source))
             whole, names = self._whole(rule, alone, context)
+            first = {digest_of(whole.source), digest_of(self._numbered(step, whole).source)}
             for found, moves in ((whole, names), (alone, (rule.name,))):
                 written = self._numbered(step, found)
+                if found is alone and found is not whole and not first & self._failed:
+                    break  # the whole is on its way, or it passed, and its parts have switches
                 if not {digest_of(found.source), digest_of(written.source)} & self._known:
                     self._known.add(digest_of(found.source))
                     return written, moves
@@ -247,6 +269,8 @@ class RulesMember:
     def _judged(self, candidate: Candidate, evaluation: Evaluation, moves: str) -> None:
         """A move is held against what it was added to: the parent, or the best where it was brought to the front."""
         self._known.add(candidate.digest)
+        if not evaluation.passed:
+            self._failed.add(candidate.digest)
         new, replayed = read(moves)
         best = self._lines.passed.get(self._lines.best or "") if replayed else None
         parent = self._lines.passed.get(candidate.parent_id or "")

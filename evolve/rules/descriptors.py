@@ -269,7 +269,7 @@ RULE = Rule(
     name="tensor descriptors",
     reason=REASON,
     rewrite=rewrite,
-    then=("alignment", "register cap"),
+    then=("alignment", "wider space", "register cap"),
     weight=3.0,
     helps=frozenset({"compute", "latency", "masks"}),
 )

@@ -252,6 +252,7 @@ RULE = Rule(
     name="split-K",
     reason=REASON,
     rewrite=rewrite,
+    then=("wider space",),
     weight=2.4,
     helps=frozenset({"few programs"}),
 )

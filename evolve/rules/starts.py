@@ -11,6 +11,7 @@ switched off. Nothing is searched here. Where the file has such a table already 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from random import Random
 
 import libcst as cst
 
@@ -69,3 +70,22 @@ def _off(source: Source) -> dict[str, Scalar]:
 
 def _shown(values: Numbers) -> str:
     return "{" + ", ".join(f'"{name}": {value!r}' for name, value in values.items()) + "}"
+
+
+def elsewhere(text: str, random: Random) -> str:
+    """The same kernel with another default for one number: nothing new but the place where a search begins."""
+    try:
+        source = parse(text)
+        space = space_of(source)
+        params = [p for p in source.entry.params.kwonly_params if p.default is not None and p.name.value in space]
+        if not params:
+            return text
+        param = random.choice(params)
+        others = [v for v in space[param.name.value] if v != source.tunables.get(param.name.value)]
+        if not others or param.default is None:
+            return text
+        edits = Edits(source)
+        edits.expression(param.default, repr(random.choice(others)))
+        return edits.result()
+    except No:
+        return text

@@ -16,6 +16,7 @@ import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
+from evolve.rules.parameters import space_of
 from evolve.rules.source import Kernel, Source, lines_of
 from evolve.rules.symbols import Scope, identifiers
 
@@ -36,6 +37,10 @@ def rewrite(source: Source, context: Context) -> Applied:
     moves = [m for kernel in source.kernels.values() for m in (*_options(source, kernel), *_switches(source, kernel))]
     if not moves:
         raise No("There is no loop option and no constexpr switch to take back.")
+    if context.tuned:
+        moves = [m for m in moves if not _switched(source, m)]
+        if not moves:
+            raise No("The tuner turns every switch that there is by itself.")
     move = context.random.choice(moves)
     edits = Edits(source)
     if move.loop is not None:
@@ -43,6 +48,19 @@ def rewrite(source: Source, context: Context) -> Applied:
     else:
         _drop_switch(edits, move)
     return Applied(source=edits.result(), hypothesis=REASON.format(what=move.what))
+
+
+def _switched(source: Source, move: Move) -> bool:
+    """Whether a tunable decides on it, on the host or as the option's own value."""
+    turned = {name for name, values in space_of(source).items() if False in values} & source.tunables.keys()
+    given = {name: text for x in source.launches if x.kernel == move.kernel.name for name, text in x.arguments.items()}
+    names = [move.switch] if move.switch else []
+    for arg in move.loop.iter.args if move.loop is not None and isinstance(move.loop.iter, cst.Call) else ():
+        if arg.keyword is not None and arg.keyword.value == move.option:
+            names += identifiers(source.code(arg.value))
+    texts = [given.get(name, name) for name in names]
+    texts += [source.code(line) for text in texts if text.isidentifier() for line in _made(source, text)]
+    return any(turned & set(_words(text)) for text in texts)
 
 
 def _options(source: Source, kernel: Kernel) -> Iterator[Move]:
@@ -133,14 +151,14 @@ def _drop_parameters(edits: Edits, kernel: Kernel, *names: str) -> None:
             if left[name] == 1:
                 edits.replace(line, "")
                 left -= _words(source.code(line.body[0]))
-    _drop_tunables(edits, left)
+    drop_tunables(edits, left)
 
 
 def _words(text: str) -> Counter[str]:
     return Counter(re.findall(r"[A-Za-z_]\w*", text))
 
 
-def _drop_tunables(edits: Edits, left: Counter[str]) -> None:
+def drop_tunables(edits: Edits, left: Counter[str]) -> None:
     """Keyword-only parameters that nothing in the entry reads any longer, and their place in TUNE."""
     source = edits.source
     before = _words(source.code(source.entry))

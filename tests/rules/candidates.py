@@ -27,6 +27,9 @@ OTHERS = {
     "rmsnorm": (text(KERNELS / "rmsnorm.py"), "rms_norm"),
     "gelu": (text(KERNELS / "gelu.py"), "linear"),
     "stats": (text(KERNELS / "stats.py"), "softmax"),
+    "twice_flat": (text(KERNELS / "twice_flat.py"), "linear"),
+    "twice_rows": (text(KERNELS / "twice_rows.py"), "linear"),
+    "twice_tiles": (text(KERNELS / "twice_tiles.py"), "linear"),
 }
 # name -> what it computes and tunables that make blocks small enough for several of them to be needed
 MEANING: dict[str, tuple[str, dict[str, int]]] = {
@@ -37,5 +40,8 @@ MEANING: dict[str, tuple[str, dict[str, int]]] = {
     "rmsnorm": ("rmsnorm", {}),
     "gelu": ("gelu", {"TM": 32, "TN": 32, "TK": 32}),
     "stats": ("softmax", {"BLOCK": 32}),
+    "twice_flat": ("gelu", {"TM": 32, "TN": 32, "TK": 32}),
+    "twice_rows": ("gelu", {"TM": 32, "TN": 32, "TK": 32}),
+    "twice_tiles": ("gelu", {"TM": 32, "TN": 32, "TK": 32}),
 }
 EVERY = {name: entry[0] for name, entry in (*PRODUCTS.items(), *OTHERS.items())}

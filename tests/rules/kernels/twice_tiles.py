@@ -1,0 +1,47 @@
+"""A product, and its bias and activation in a second kernel that takes a tile a program."""
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def multiply(a_ptr, b_ptr, out_ptr, M, N, K, TM: tl.constexpr, TN: tl.constexpr, TK: tl.constexpr):
+    pid = tl.program_id(0)
+    across = tl.cdiv(N, TN)
+    rm = pid // across * TM + tl.arange(0, TM)
+    rn = pid % across * TN + tl.arange(0, TN)
+    rk = tl.arange(0, TK)
+    total = tl.zeros((TM, TN), dtype=tl.float32)
+    for k in range(0, K, TK):
+        a = tl.load(a_ptr + rm[:, None] * K + (k + rk)[None, :], mask=(rm[:, None] < M) & ((k + rk)[None, :] < K), other=0.0)
+        b = tl.load(b_ptr + (k + rk)[:, None] * N + rn[None, :], mask=((k + rk)[:, None] < K) & (rn[None, :] < N), other=0.0)
+        total = tl.dot(a, b, total)
+    tl.store(out_ptr + rm[:, None] * N + rn[None, :], total.to(out_ptr.dtype.element_ty), mask=(rm[:, None] < M) & (rn[None, :] < N))
+
+
+@triton.jit
+def gelu(z):
+    return z * tl.sigmoid(1.702 * z)
+
+
+@triton.jit
+def finish(x_ptr, bias_ptr, y_ptr, height, width, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * 16 + tl.arange(0, 16)
+    j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = (i[:, None] < height) & (j[None, :] < width)
+    bias = tl.load(bias_ptr + j, mask=j < width, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + i[:, None] * width + j[None, :], mask=inside, other=0.0)
+    z = x + bias[None, :]
+    tl.store(y_ptr + i[:, None] * width + j[None, :], gelu(z).to(y_ptr.dtype.element_ty), mask=inside)
+
+
+
+def linear(a, b, bias, *, TM=64, TN=64, TK=32, BLOCK=64, num_warps=4):
+    M, K = a.shape
+    N = b.shape[1]
+    product = torch.empty((M, N), device=a.device, dtype=torch.float32)
+    multiply[(triton.cdiv(M, TM) * triton.cdiv(N, TN),)](a, b, product, M, N, K, TM=TM, TN=TN, TK=TK, num_warps=num_warps)
+    out = torch.empty((M, N), device=a.device, dtype=a.dtype)
+    finish[(triton.cdiv(M, 16), triton.cdiv(N, BLOCK))](product, bias, out, M, N, BLOCK=BLOCK)
+    return out
