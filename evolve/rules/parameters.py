@@ -61,13 +61,14 @@ def rewrite(source: Source, context: Context) -> Applied:
         raise No("The entry has no keyword-only parameters with literal defaults, so that there is nothing to choose.")
     roles = roles_of(source, context)
     start = {**point, **{k: v for k, v in context.parameters.items() if k in point}}
-    proposals = list(_proposals(source, context, roles, start))
+    proposals = [_own(p, point) for p in _proposals(source, context, roles, start)]
     proposals = [p for p in proposals if {**point, **p} != point]
     if not proposals:
         raise No("No other point of the parameters is feasible.")
     chosen = {**start, **context.random.choice(proposals)}
     if context.random.random() < 0.25:  # two steps at once, so that the moves never run out
-        further = [p for p in _proposals(source, context, roles, chosen) if p.items() != point.items()]
+        further = [_own(p, point) for p in _proposals(source, context, roles, chosen)]
+        further = [p for p in further if p.items() != point.items()]
         chosen = {**chosen, **context.random.choice(further)} if further else chosen
     edits = Edits(source)
     _set(edits, source, launch, point, added, chosen)
@@ -79,6 +80,11 @@ def rewrite(source: Source, context: Context) -> Applied:
         hypothesis=_hypothesis(roles, point, chosen),
         signature={"HGMMA": ">0"} if wgmma else {},
     )
+
+
+def _own(proposal: Mapping[str, Scalar], point: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Without numbers that the entry does not have: stages and warps of a second launch are not added."""
+    return {name: value for name, value in proposal.items() if name in point}
 
 
 def with_options(source: Source) -> tuple[Launch | None, dict[str, int]]:

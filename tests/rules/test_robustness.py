@@ -99,7 +99,7 @@ def test_the_same_random_numbers_make_the_same_move(rule):
         )
 
 
-FOR_ROWS = ("alignment", "parameters", "persistent grid", "wider space", "streaming loads")
+FOR_ROWS = ("rows per program", "alignment", "parameters", "persistent grid", "wider space", "streaming loads")
 
 
 def test_a_rule_that_does_not_apply_says_why():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from build import build
+from candidates import OTHERS
 
 from evolve.rules import RULES, Applied, Context, apply
 from evolve.types import Workload
@@ -171,3 +172,79 @@ def test_the_chains_apply_whole_on_both_versions(version):
     for problem in CHAINS:
         left_out = [(move, why) for move, _, why in chain(problem, version) if why]
         assert left_out == []
+
+
+def test_two_blocks_share_an_sm_under_a_cap_of_registers():
+    source = moved(seed("attention"), "tensor descriptors", "scale in the exponent", "masked blocks apart")
+    found = chain(source, "register cap")
+    point = {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}
+    capped, free = (attention(found.source, REGISTERS=n, **point) for n in (128, 0))
+    assert free.registers > 128
+    assert capped.registers <= 128
+    assert capped.spills_bytes == 0
+    assert 2 * (capped.shared_bytes + 1024) <= 233_472  # and 1 KiB for each block that the driver keeps
+    assert "states its registers" in declined(found.source, "register cap")
+    assert "second block could hide" in declined(seed("matmul"), "register cap")
+
+
+def test_several_rows_are_one_tile_and_one_row_is_as_it_was():
+    def rows(source: str, count: int = 2048, width: int = 1024, **tunables: object):
+        x, w = meta(count, width), meta(width)
+        (built,) = build(source, "layernorm_residual", x, x, w, w, 1e-5, False, num_warps=4, **tunables)
+        return built
+
+    source = moved(seed("layernorm_residual"), "rows per program", "unmasked rows")
+    plain, alone, four = rows(seed("layernorm_residual")), rows(source, ROWS=1), rows(source, ROWS=4)
+    assert (plain.grid, alone.grid, four.grid) == ((2048,), (2048,), (512,))
+    assert alone.counts["LDG"] <= plain.counts["LDG"]
+    assert alone.counts["FSEL"] <= plain.counts["FSEL"]
+    assert four.counts["LDG"] > alone.counts["LDG"]  # more is under way at once
+    assert four.spills_bytes == 0
+    assert rows(source, count=2046, ROWS=4).grid == (512,)
+    assert rows(source, width=16384, ROWS=4).grid == (2048,)  # such a tile would spill
+    assert "one tl.program_id(0)" in declined(seed("paged_decode"), "rows per program")
+    turned = seed("layernorm_residual").replace("tl.sum(total, axis=0)", "tl.cumsum(total, axis=0)")
+    assert "does not know" in declined(turned, "rows per program")
+
+
+@pytest.mark.parametrize(
+    "name", ["twice_flat", *(pytest.param(f"twice_{n}", marks=pytest.mark.slow) for n in ("rows", "tiles"))]
+)
+def test_a_second_kernel_goes_into_the_epilogue(name):
+    source, entry = OTHERS[name]
+    inputs = (meta(512, 512), meta(512, 512), meta(512))
+    assert len(build(source, entry, *inputs)) == 2
+    found = chain(source, "fused epilogue")
+    (built,) = build(found.source, entry, *inputs)
+    assert built.counts["HGMMA"] > 0
+    assert built.counts["MUFU"] > 0
+    assert built.spills_bytes == 0
+    assert "finish" not in found.source
+    assert "makes 1 launches" in declined(found.source, "fused epilogue")
+
+
+def test_a_second_kernel_that_does_more_stays():
+    source, _ = OTHERS["twice_rows"]
+    summed = source.replace("gelu(z).to(", "(z / tl.sum(z, axis=0)).to(")
+    assert "tl.sum" in declined(summed, "fused epilogue")
+    kept = source.replace("return out", "return out, product")
+    assert "more than the second kernel" in declined(kept, "fused epilogue")
+    other = source.replace("out = torch.empty((M, N)", "out = torch.empty((N, M)")
+    assert "shape of the product" in declined(other, "fused epilogue")
+    shorter, _ = OTHERS["twice_flat"]
+    assert "another number" in declined(shorter.replace("product.numel(), N,", "product.numel(), K,"), "fused epilogue")
+
+
+def test_what_is_not_split_is_what_it_was():
+    """Where tiles fill the chip, or K is short, a candidate that could split K launches what its parent launched."""
+    source, skinny = seed("matmul"), (Workload(name="w", params={"M": 512, "N": 512, "K": 16384}),)
+    split = moved(source, "split-K", context=replace(USUAL, workloads=skinny))
+    point = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3}
+    for m, n, k, launches in ((1536, 5120, 2560, 1), (512, 512, 512, 1), (512, 512, 16384, 2)):
+        inputs = (meta(m, k), meta(k, n))
+        (before,), after = (build(x, "matmul", *inputs, **point) for x in (source, split))
+        assert len(after) == launches
+        assert after[0].grid == (*before.grid, 1) if launches == 1 else after[0].grid[1] > 1
+        if launches == 1:
+            assert after[0].counts["HGMMA"] == before.counts["HGMMA"]
+            assert abs(after[0].counts.total() - before.counts.total()) < 40
