@@ -160,12 +160,21 @@ def _words(written: Written, taken: Taken, dispatch: Mapping[str, Json]) -> dict
         "version": VERSION,
         "op": problem.entry,
         "args": ", ".join(names),
+        "out": "out = " if any(name is None for name in written.signature.spec()["results"]) else "",
+        "writes": _writes([name for name in written.signature.spec()["results"] if name]),
         "summary": f"{problem.entry}({', '.join(names)}) in {written.variant.name}, on an evolved Triton kernel.",
         "doc": f"{problem.entry} in {written.variant.name}: the kernel or the library, as dispatch.json says.",
         "gradient_sentence": GRADIENT if taken.has_gradient else NO_GRADIENT,
         "dispatch_words": FASTER if verified else NOWHERE,
         "measured": measured(dispatch["rows"]),
     }
+
+
+def _writes(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    listed = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    return f"\nIt writes into {listed}.\n"
 
 
 def _init(written: Written, taken: Taken, dispatch: Mapping[str, Json]) -> str:

@@ -16,11 +16,11 @@ ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = ("matmul", "attention", "paged_decode", "layernorm_residual", "matmul_gelu")
 
 
-def make_run(folder, name, *, variant=None, verdict=Verdict.PASSED, source=None, workloads=None):
-    """`runs/<name>` in the folder; its problem is the shipped one's file."""
-    path = ROOT / "evaluators" / f"{name}.py"
+def make_run(folder, name, *, variant=None, verdict=Verdict.PASSED, path=None, seed=None):
+    """`runs/<name>` in the folder; its problem is the shipped one's file, if no other is given."""
+    path, seed = path or ROOT / "evaluators" / f"{name}.py", seed or ROOT / "seeds" / f"{name}.py"
     problem = load_problem(path)
-    source = source or (ROOT / "seeds" / f"{name}.py").read_text()
+    source = seed.read_text()
     timed = problem.of_role("time", problem.variant(variant))
     measured = tuple(
         Measurement(
@@ -35,7 +35,7 @@ def make_run(folder, name, *, variant=None, verdict=Verdict.PASSED, source=None,
         )
         for w in timed
     )
-    seeds = [str(ROOT / "seeds" / f"{name}.py")]
+    seeds = [str(seed)]
     text = {
         "problem": str(path),
         "backend": "cpu",

@@ -149,6 +149,7 @@ def install(monkeypatch, package):
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 77, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: state.capturing, raising=False)
     LAUNCHES.clear()
+    dispatch.RESTING.clear()
     monkeypatch.setattr(dispatch, "_rests", lambda: False)
     for known in (dispatch.KNOWN, dispatch.OUTS, dispatch.OPS):
         known.clear()

@@ -304,6 +304,12 @@ def _tell_broken(kernels, why):
 # --- Running the kernel -----------------------------------------------------------------------------------------------
 
 
+def changed(arguments):
+    """Autograd is told what was written, so that it notices where that was needed as it had been."""
+    if TABLE.written:
+        torch._C._increment_version([a for n, a in zip(NAMES, arguments) if n in TABLE.written])
+
+
 def _first(choice, arguments):
     """The result of a kernel's call, and what runs the next one like it."""
     tensors = tensors_of(arguments)
@@ -323,7 +329,7 @@ def _first(choice, arguments):
         else:
             with torch.cuda.device(device):
                 made = host.call(inputs, parameters)
-        torch._C._increment_version([a for n, a in zip(NAMES, inputs) if n in TABLE.written])
+        changed(inputs)
         return _into(given[len(NAMES) :] or None, made)
 
     if device.index != torch.cuda.current_device() or included().raw_repr() not in QUIET:
@@ -335,6 +341,7 @@ def _first(choice, arguments):
             raise
         _tell_broken(choice.kernels, why)
         return LIBRARY(*arguments), None
+    changed(arguments)
     if record.aliased():
         return result, again if len({*map(id, tensors)}) < len(tensors) else None  # the guard knows twins, not overlaps
     replay = record.replay(NAMES, again, TABLE.alignment, TABLE.written)

@@ -20,6 +20,7 @@ from ._dispatch import (
     _listed,
     _wants_gradient,
     autocast_keys,
+    changed,
     included,
     index_of,
     modes,
@@ -86,7 +87,7 @@ def _out(*arguments, out):
 
 def _inplace(keys, *arguments):
     """Autograd is told of what is written, whatever writes it."""
-    torch._C._increment_version([a for n, a in zip(NAMES, arguments) if n in TABLE.written])
+    changed(arguments)
     with torch._C._AutoDispatchBelowADInplaceOrView():
         return OPERATOR.redispatch(keys & torch._C._after_ADInplaceOrView_keyset, *arguments)
 
