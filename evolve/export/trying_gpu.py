@@ -29,9 +29,9 @@ def on_gpu(
     order: Json, found: dict[str, Json], problem: Problem, variant: Variant, module: Any, save: Callable[[], Any]
 ) -> None:
     dispatch: Any = importlib.import_module(f"{order['name']}._dispatch")
-    found |= {"device": torch.cuda.get_device_name(), "triton": dispatch.triton_version()}
+    found |= {"device": torch.cuda.get_device_name(), "triton": dispatch._choice.triton_version()}
     found["autocast"] = autocast(problem, variant, dispatch)
-    dispatch.FORCE = "kernel"
+    dispatch._choice.FORCE = "kernel"
     for candidate in order["candidates"]:
         trial = Trial(problem, variant, module, dispatch, candidate)
         rows: dict[str, Json] = {}

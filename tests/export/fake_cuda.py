@@ -150,10 +150,10 @@ def install(monkeypatch, package):
     monkeypatch.setattr(torch._C, "_cuda_isCurrentStreamCapturing", lambda: state.capturing, raising=False)
     LAUNCHES.clear()
     dispatch.RESTING.clear()
-    monkeypatch.setattr(dispatch, "_rests", lambda: False)
+    monkeypatch.setattr(dispatch._choice, "rests", lambda: False)
     for known in (dispatch.KNOWN, dispatch.OUTS, dispatch.OPS):
         known.clear()
     dispatch._hosts.clear()
-    dispatch._told.clear()
+    dispatch._choice._told.clear()
     state.dispatch, state.table = dispatch, table
     return state

@@ -139,7 +139,12 @@ def gpu(made, rope, monkeypatch):
     """On a GPU made of Python, with one row of the kernel that adds one."""
     state = fake_cuda.install(monkeypatch, rope)
     table = state.dispatch.TABLE
-    row = {**table.rows[0], "device": fake_cuda.NAME, "triton": state.dispatch.triton_version(), "verified": True}
+    row = {
+        **table.rows[0],
+        "device": fake_cuda.NAME,
+        "triton": state.dispatch._choice.triton_version(),
+        "verified": True,
+    }
     monkeypatch.setattr(table, "rows", [{**row, "parameters": row["tried"] | {"BLOCK": 64}, "eager": "kernel"}])
     return state
 
@@ -203,7 +208,7 @@ table.Table._place = lambda self, name, tensor, device: tensor.device
 torch.cuda.get_device_name = lambda *_: "NVIDIA H200"
 torch.cuda.current_device = lambda: None
 torch.cuda.get_device_properties = lambda *_: type("P", (), dict(multi_processor_count=4))
-dispatch.FORCE = "kernel"
+dispatch._choice.FORCE = "kernel"
 dispatch.TABLE.spec["closed"] = {{}}
 problem = load_problem("{here}/fast_rope_and_cache/problem.py")
 variant = problem.variant("fp16")

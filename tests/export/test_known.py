@@ -173,7 +173,7 @@ fast_matmul.matmul(a, b)
 assert _dispatch.RESTING
 print(ratio())
 _dispatch.RESTING.clear()
-_dispatch._rests = lambda: False
+_dispatch._choice.rests = lambda: False
 fast_matmul.matmul(a, b)
 print(ratio())
 """

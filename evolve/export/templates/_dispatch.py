@@ -7,8 +7,6 @@ for tensors that are none (fake, traced, batched) the operator stands in the gra
 it when it runs. Gradients: a registered backward where there is one, else the library's own operations.
 """
 
-import logging
-import os
 import threading
 from importlib import import_module
 from subprocess import SubprocessError
@@ -17,36 +15,23 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-from . import baseline
+from . import _choice
+from ._choice import (
+    GRADIENT,
+    LIBRARY,
+    NAME,
+    NAMES,
+    OP,
+    TABLE,
+    choose,
+    library_for,
+    returned,
+    shapes_of,
+    tell_broken,
+    tensors_of,
+)
 from ._known import Known, included, modes
-from ._table import Choice, Table, Unfit
 
-NAME = __package__
-TABLE = Table()
-OP = TABLE.spec["op"]
-NAMES = tuple(name for name, _ in TABLE.arguments)
-RESULTS = TABLE.spec.get("results", ())  # by output: the argument that it is written into, or None
-
-
-def returned(made):
-    """Of what a call gives, what is not written into one of its arguments: None, a tensor, or several."""
-    listed = list(made) if isinstance(made, list | tuple) else [] if made is None else [made]
-    if len(listed) == len(RESULTS):
-        listed = [each for each, name in zip(listed, RESULTS) if name is None]
-    return tuple(listed) if len(listed) > 1 else listed[0] if listed else None
-
-
-def library(*arguments):
-    return returned(baseline.library(*arguments))
-
-
-LIBRARY = library if TABLE.written else baseline.library
-DIRECT = getattr(torch, TABLE.spec.get("direct") or "", None)
-GRADIENT = getattr(baseline, "gradient", None)
-FORCE = os.environ.get(f"{NAME.upper()}_FORCE", "")
-if FORCE not in ("", "baseline", "kernel"):
-    raise ValueError(f"{NAME.upper()}_FORCE={FORCE}: expected baseline or kernel, or nothing.")
-LOG = logging.getLogger(NAME)
 KNOWN, OUTS, OPS = Known(), Known(), Known()  # of the function, of the function with out=, of the operator
 RESTING = []  # not empty where nothing but the library can ever run
 PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -58,10 +43,8 @@ INDEXED = 3  # so many tensors count for the index; the guard compares all
 QUIET = frozenset({torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect).raw_repr()})
 QUIET |= {(torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect) | torch._C.DispatchKeySet(
     torch._C.DispatchKey.ADInplaceOrView)).raw_repr()}  # fmt: skip
-_told = set()
 _lock = threading.Lock()
 _hosts = {}
-_broken = {}  # kernels that could not be built or launched here, and why
 
 
 # --- The public function's way ----------------------------------------------------------------------------------------
@@ -91,10 +74,6 @@ def call(arguments, out=None):
     return result
 
 
-def tensors_of(arguments):
-    return tuple(arguments[i] for i in TABLE.tensors)
-
-
 def index_of(arguments):
     """As the function in __init__.py computes it. None: never found again."""
     total = 0
@@ -109,7 +88,7 @@ def index_of(arguments):
 def way(arguments):
     """What a call like this one runs since it was decided: "replay", "again" (the host function), "library", ..."""
     run = KNOWN.find(index_of(arguments), tensors_of(arguments))
-    return "library" if run in (LIBRARY, DIRECT) else getattr(run, "__name__", "nothing yet")
+    return "library" if run in (LIBRARY, _choice.DIRECT) else getattr(run, "__name__", "nothing yet")
 
 
 def _through(*arguments):
@@ -136,12 +115,12 @@ def _decided(arguments, tensors):
         return run(*arguments), run
     choice = choose(arguments)
     if not choice.kernel:
-        if _rests():
+        if _choice.rests():
             RESTING.append(NAME)
-        return LIBRARY(*arguments), misaligned if choice.passing else _library(arguments)
+        return LIBRARY(*arguments), misaligned if choice.passing else library_for(arguments)
     if gradient:
         return _through(*arguments), _through
-    if not choice.eager and not FORCE:
+    if not choice.eager and not _choice.FORCE:
         run = _launchbound(choice, arguments)
         return run(*arguments), run
     return _first(choice, arguments)
@@ -217,7 +196,7 @@ def misaligned(*arguments):
 def _launchbound(choice, arguments):
     """In a CUDA graph the kernel is faster, outside of one the launch costs more than the kernel saves. The kernel is
     built and loaded at once, since a graph that is being captured may be no time for it."""
-    library, capturing = _library(arguments), torch._C._cuda_isCurrentStreamCapturing
+    library, capturing = library_for(arguments), torch._C._cuda_isCurrentStreamCapturing
     kernels = []
     if not capturing():
         copies = [a.clone() if n in TABLE.written else a for n, a in zip(NAMES, arguments)]
@@ -233,72 +212,6 @@ def _launchbound(choice, arguments):
         return kernels[0](*given)
 
     return launchbound
-
-
-def _library(arguments):
-    """The library's call for ones like these: the problem's own function is spared where torch's does."""
-    tensors = tensors_of(arguments)
-    known = [str(t.dtype).removeprefix("torch.") for t in tensors] in TABLE.spec["dtypes"]
-    ranks = all(t.ndim == len(TABLE.spec["dims"][NAMES[i]]) for i, t in zip(TABLE.tensors, tensors))
-    return DIRECT if DIRECT is not None and known and ranks else LIBRARY
-
-
-def _rests():
-    """Whether no call can ever run the kernel here: then the function leaves the table alone."""
-    if FORCE:
-        return FORCE == "baseline"
-    if not torch.backends.cuda.is_built():
-        return True
-    return torch.cuda.is_initialized() and not any(
-        TABLE.knows(torch.cuda.get_device_name(i), triton_version()) for i in range(torch.cuda.device_count())
-    )
-
-
-def choose(arguments):
-    """The table's word on a call, with the reason. Only a forced kernel that cannot be raises."""
-    try:
-        described = TABLE.describe(arguments)
-        device, triton = torch.cuda.get_device_name(described.device), triton_version()
-        if FORCE == "kernel":
-            if described.astray:
-                raise Unfit(described.astray)
-            return TABLE.choose(described, device, triton, FORCE)
-    except Unfit as why:
-        if FORCE == "kernel" and any(arguments[i].is_cuda for i in TABLE.tensors):
-            raise RuntimeError(f"{NAME.upper()}_FORCE=kernel, but the kernel does not take this call: {why}") from None
-        return Choice(False, str(why))
-    if FORCE == "baseline":
-        return Choice(False, "forced")
-    if not TABLE.knows(device, triton):
-        _tell_once(device, triton)
-        return Choice(False, f"{device} with Triton {triton} is not verified")
-    choice = TABLE.choose(described, device, triton)
-    if choice.kernel and choice.kernels in _broken:
-        return Choice(False, f"the kernel cannot be built or launched here: {_broken[choice.kernels]}")
-    return choice
-
-
-def triton_version():
-    try:
-        import triton
-    except ImportError:
-        return "none"
-    return ".".join(triton.__version__.split(".")[:2])
-
-
-def _tell_once(device, triton):
-    if (device, triton) not in _told:
-        _told.add((device, triton))
-        LOG.warning(
-            "%s: no verified row for %s with Triton %s, so the library runs. `evolve refresh %s` verifies and tunes "
-            "it here.", NAME, device, triton, os.path.dirname(os.path.abspath(__file__))
-        )  # fmt: skip
-
-
-def _tell_broken(kernels, why):
-    """A kernel that cannot be had here, for want of a C compiler say, must not take down what worked without it."""
-    _broken[kernels] = f"{type(why).__name__}: {why}"
-    LOG.warning("%s: the kernel cannot be built or launched here, so the library runs. %s", NAME, _broken[kernels])
 
 
 # --- Running the kernel -----------------------------------------------------------------------------------------------
@@ -337,9 +250,9 @@ def _first(choice, arguments):
     try:
         result, record = host.record(arguments, parameters)
     except (OSError, RuntimeError, SubprocessError) as why:
-        if FORCE or isinstance(why, torch.OutOfMemoryError):
+        if _choice.FORCE or isinstance(why, torch.OutOfMemoryError):
             raise
-        _tell_broken(choice.kernels, why)
+        tell_broken(choice.kernels, why)
         return LIBRARY(*arguments), None
     changed(arguments)
     if record.aliased():
@@ -392,28 +305,6 @@ def _into(out, result):
             raise RuntimeError(f"Expected out tensor to have shape {[*made.shape]}, but got {[*target.shape]} instead")
         target.copy_(made)
     return out
-
-
-def shapes_of(arguments):
-    """(shape, dtype) of each output by the rule that was found when the package was made; None where it knows none."""
-    spec, sizes, by_name = TABLE.spec, {}, dict(zip(NAMES, arguments))
-    flags = {name: by_name[name] for name, kind in TABLE.arguments if kind == "flag"}
-    found = next((o["outputs"] for o in spec["outputs"] if o["flags"] == flags), None)
-    tensors = [by_name[NAMES[i]] for i in TABLE.tensors]
-    if found is None or [str(t.dtype).removeprefix("torch.") for t in tensors] not in spec["dtypes"]:
-        return None
-    for name, tensor in ((NAMES[i], arguments[i]) for i in TABLE.tensors):
-        dims = spec["dims"][name]
-        if len(dims) != tensor.ndim:
-            return None
-        for dim, size in zip(dims, tensor.shape):
-            first = sizes.setdefault(dim, size)
-            if isinstance(first, int) and isinstance(size, int) and first != size:
-                return None  # the library says what is wrong
-            torch._check(first == size)
-    if any(isinstance(n, str) and n not in sizes for o in found for n in o["shape"]):
-        return None
-    return [([sizes[n] if isinstance(n, str) else n for n in o["shape"]], getattr(torch, o["dtype"])) for o in found]
 
 
 # Last, because the operator is made of what stands above.

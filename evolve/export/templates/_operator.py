@@ -6,29 +6,21 @@ before. The decision between kernel and library is taken when it runs, as for th
 
 import torch
 
+from ._choice import GRADIENT, LIBRARY, NAME, NAMES, OP, TABLE, shapes_of, tensors_of
 from ._dispatch import (
-    GRADIENT,
-    LIBRARY,
-    NAME,
-    NAMES,
-    OP,
     OPS,
     QUIET,
-    TABLE,
     _decided_in_graph,
     _into,
     _listed,
     _wants_gradient,
     autocast_keys,
     changed,
-    included,
     index_of,
-    modes,
     rounded,
     rounds,
-    shapes_of,
-    tensors_of,
 )
+from ._known import included, modes
 
 
 def _fake(*arguments):

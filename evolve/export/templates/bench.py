@@ -115,7 +115,7 @@ def main():
         raise SystemExit("No GPU here: there is nothing to measure.")
     module, dispatch = package()
     function = getattr(module, dispatch.OP)
-    here = (torch.cuda.get_device_name(), dispatch.triton_version())
+    here = (torch.cuda.get_device_name(), dispatch._choice.triton_version())
     rows = [r for r in dispatch.TABLE.rows if (r["device"], r["triton"]) == here]
     if not rows:
         raise SystemExit(f"dispatch.json has no row for {here[0]} with Triton {here[1]}: `evolve refresh {HERE}`.")

@@ -14,7 +14,7 @@ FUNCTION = getattr(MODULE, DISPATCH.OP)
 SPEC, ROWS = DISPATCH.TABLE.spec, DISPATCH.TABLE.rows
 PROVENANCE = json.loads((HERE / "provenance.json").read_text(encoding="utf-8"))
 GPU = torch.cuda.is_available()
-PAIR = (torch.cuda.get_device_name(), DISPATCH.triton_version()) if GPU else None
+PAIR = (torch.cuda.get_device_name(), DISPATCH._choice.triton_version()) if GPU else None
 HERE_ROWS = [r for r in ROWS if (r["device"], r["triton"]) == PAIR and r["parameters"] != "baseline"]
 needs_gpu = pytest.mark.skipif(not GPU, reason="no GPU here: the kernel cannot run")
 needs_rows = pytest.mark.skipif(not HERE_ROWS, reason="no verified row for this device and Triton: evolve refresh .")
