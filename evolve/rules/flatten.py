@@ -14,6 +14,7 @@ from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, dot_loop
 from evolve.rules.source import Source
+from evolve.rules.symbols import identifiers
 
 REASON = (
     "Flatten the loop over tiles with the one over K, so that the copies for the next tile run while this one's result "
@@ -33,7 +34,7 @@ def rewrite(source: Source, context: Context) -> Applied:
     switch = source.fresh("FLATTEN")
     edits = Edits(source)
     parts = [ast.unparse(a) for a in call.args] + [f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords]
-    edits.expression(outer.iter, f"tl.range({', '.join([*parts, f'flatten={_where(found, switch)}'])})")
+    edits.expression(outer.iter, f"tl.range({', '.join([*parts, f'flatten={_where(found, call, switch)}'])})")
     edits.constexpr(found.kernel, found.launch, switch, switch)
     edits.tunable(switch, True, (True, False))
     return Applied(source=edits.result(), hypothesis=REASON)
@@ -48,14 +49,15 @@ def _tiles_loop(found: DotLoop) -> cst.For:
     return around[0]
 
 
-def _where(found: DotLoop, switch: str) -> str:
+def _where(found: DotLoop, tiles: ast.Call, switch: str) -> str:
     """Not where warps are specialized, which a flattened loop excludes in silence; nor where K is split, because the
-    partial tiles are staged beside the loop's own and leave no room."""
+    partial tiles are staged beside the loop's own and leave no room; nor at one tile each, where the loop is to go."""
     inner = found.scope.tree(found.loop.node.iter)
     options = inner.keywords if isinstance(inner, ast.Call) else []
     special = [ast.unparse(k.value) for k in options if k.arg == "warp_specialize"]
     split = [f"{name} == 1" for name in sorted(found.kernel.constexprs) if name.startswith("SPLITS")]
-    return " and ".join([switch, *split, *(f"not ({s})" for s in special)])
+    several = sorted(identifiers(ast.unparse(tiles.args[1])) & found.kernel.constexprs) if len(tiles.args) > 1 else []
+    return " and ".join([switch, *several, *split, *(f"not ({s})" for s in special)])
 
 
 RULE = Rule(

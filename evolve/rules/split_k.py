@@ -17,7 +17,7 @@ from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, Tile, dot_loop, on_host, restrict, stored_tile
 from evolve.rules.persistent import grid_of
 from evolve.rules.source import Source, lines_of
-from evolve.rules.symbols import atom
+from evolve.rules.symbols import atom, identifiers
 
 REASON = (
     "Split K over several programs a tile where the output has fewer tiles than the chip has SMs, and add the parts in "
@@ -164,8 +164,10 @@ def _tiles(found: DotLoop) -> str:
     """How many tiles there are, where a loop takes several of them in one program."""
     for loop in found.loop.inside:
         call = found.scope.tree(loop.iter) if isinstance(loop, cst.For) else None
-        if isinstance(call, ast.Call) and len(call.args) > 1:
-            return atom(found.launch.arguments.get(ast.unparse(call.args[1]), ""))
+        names = identifiers(ast.unparse(call.args[1])) if isinstance(call, ast.Call) and len(call.args) > 1 else ()
+        given = [n for n in sorted(names) if n in found.launch.arguments and n not in found.kernel.constexprs]
+        if given:
+            return atom(found.launch.arguments[given[0]])
     return ""
 
 

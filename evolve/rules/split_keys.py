@@ -26,6 +26,8 @@ REASON = (
     "Split the keys over several programs and merge their answers in a second kernel: a small batch of long sequences "
     "then fills the chip, and the cache is read at its full bandwidth."
 )
+SMS = 132
+ENOUGH = 8  # programs for each SM that keep it busy until the last: then nothing is split, and nothing launched besides
 MERGE = """\
 @triton.jit
 def {kernel}(parts_ptr, levels_ptr, out_ptr, rows, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
@@ -180,27 +182,31 @@ def _host(edits: Edits, found: Stream, soft: Softmax, names: dict[str, str]) -> 
     width = on_host(launch, found.kernel, soft.tile.axes[0].stride)
     parts, levels, merge = source.fresh("parts"), source.fresh("levels"), source.fresh("merge_parts")
     size = f"{soft.out}.numel()"
-    wanted = source.fresh("SPLIT_KEYS")
+    wanted, splits = source.fresh("SPLIT_KEYS"), source.fresh("splits")
+    programs = " * ".join(atom(a) for a in grid.axes)
     lines = [
+        f"{splits} = {wanted} if {programs} < {ENOUGH} * NUM_SMS else 1",
         f"{parts} = {soft.out}",
         f"{levels} = {soft.out}",
-        f"if {wanted} > 1:",
-        f"    {parts} = torch.empty(({wanted} * {size},), device={soft.out}.device, dtype=torch.float32)",
-        f"    {levels} = torch.empty(({wanted} * {size} // {atom(width)},), device={soft.out}.device,"
+        f"if {splits} > 1:",
+        f"    {parts} = torch.empty(({splits} * {size},), device={soft.out}.device, dtype=torch.float32)",
+        f"    {levels} = torch.empty(({splits} * {size} // {atom(width)},), device={soft.out}.device,"
         " dtype=torch.float32)",
     ]
     edits.before(launch.statement, "\n".join(lines) + "\n")
-    edits.expression(launch.grid, f"({', '.join([*grid.axes, wanted])})")
+    edits.expression(launch.grid, f"({', '.join([*grid.axes, splits])})")
     if grid.line is not None and len(re.findall(rf"\b{source.code(launch.grid)}\b", source.code(source.entry))) == 2:
         edits.replace(grid.line, "")
     edits.scalar(found.kernel, launch, names["parts_ptr"], parts)
     edits.scalar(found.kernel, launch, names["levels_ptr"], levels)
     edits.scalar(found.kernel, launch, names["count"], size)
-    edits.constexpr(found.kernel, launch, names["SPLITS"], wanted, "1")
+    edits.constexpr(found.kernel, launch, names["SPLITS"], splits, "1")
     edits.tunable(wanted, 8, (1, 2, 4, 8, 16, 32, 64))
+    if "NUM_SMS" not in source.tunables:
+        edits.tunable("NUM_SMS", SMS)
     rows = f"{size} // {atom(width)}"
-    call = f"{merge}[({rows},)]({parts}, {levels}, {soft.out}, {rows}, WIDTH={width}, SPLITS={wanted})"
-    edits.after(launch.statement, f"if {wanted} > 1:\n    {call}\n")
+    call = f"{merge}[({rows},)]({parts}, {levels}, {soft.out}, {rows}, WIDTH={width}, SPLITS={splits})"
+    edits.after(launch.statement, f"if {splits} > 1:\n    {call}\n")
     edits.before(source.entry, MERGE.format(kernel=merge, exp=soft.exp))
     return len(grid.axes)
 
@@ -210,7 +216,7 @@ def _part(edits: Edits, found: Stream, names: dict[str, str], axis: int) -> None
     total = f"tl.cdiv({loop.stop}, {loop.step})"
     split, steps, first = names["split"], names["steps"], names["first_step"]
     lines = [
-        f"{split} = tl.program_id({axis})",
+        f"{split} = tl.program_id({axis}) if {names['SPLITS']} > 1 else 0",
         f"{steps} = tl.cdiv({total}, {names['SPLITS']})",
         f"{first} = {split} * {steps}",
     ]

@@ -248,3 +248,22 @@ def test_what_is_not_split_is_what_it_was():
         if launches == 1:
             assert after[0].counts["HGMMA"] == before.counts["HGMMA"]
             assert abs(after[0].counts.total() - before.counts.total()) < 40
+
+
+def test_a_persistent_grid_that_is_off_costs_nothing():
+    """At one tile a program neither loop nor flattening is left, and K may be split besides."""
+    skinny = replace(USUAL, tuned=True, workloads=(Workload(name="w", params={"M": 512, "N": 512, "K": 16384}),))
+    plain = moved(seed("matmul"), "tensor descriptors", "alignment", context=skinny)
+    several = moved(plain, "persistent grid", "flattened loops", "split-K", context=skinny)
+    inputs = (meta(512, 16384), meta(16384, 512))
+    point = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 5}
+    (before,) = build(plain, "matmul", *inputs, **point)
+    (after,) = build(several, "matmul", *inputs, **point, SPLIT_K=1)
+    assert after.grid == (*before.grid, 1)
+    assert after.counts["HGMMA"] == before.counts["HGMMA"]
+    assert abs(after.counts.total() - before.counts.total()) < 40
+    split, _ = build(several, "matmul", *inputs, **point, SPLIT_K=8)
+    assert split.grid == (64, 8)
+    assert abs(split.counts.total() - before.counts.total()) < 40
+    (large,) = build(several, "matmul", meta(4096, 4096), meta(4096, 4096), **point)
+    assert large.grid == (132, 1)
