@@ -15,7 +15,7 @@ from typing import Any
 from evolve.errors import EvolveError, UsageError
 from evolve.executors.cluster_judge import Judge, Opening
 from evolve.executors.cluster_known import Known
-from evolve.executors.cluster_station import PLACES, ActorStation
+from evolve.executors.cluster_station import PLACES, ActorStation, said_of
 from evolve.executors.spread import Spread
 from evolve.judge.backends import Opened
 from evolve.types import Json, Noted
@@ -85,19 +85,20 @@ class Slots:
             slot = self._slots.pop(key)
             self.told(Noted(what="lost", text=f"{slot.name} was lost: its machine is gone."))
             self._forget(slot)
+        measured = self.opening.backend == "gpu" or any(_gpus(node) for node in alive.values())
         for node in alive.values():
-            self._found(node)
+            self._found(node, measured)
         for slot in self._slots.values():
             self._step(slot)
 
-    def _found(self, node: Mapping[str, Any]) -> None:
-        resources = node["Resources"]
-        gpus = int(resources.get("GPU", 0)) if self.opening.backend != "cpu" else 0
-        count = gpus or self._without_gpus()
+    def _found(self, node: Mapping[str, Any], measured: bool) -> None:
+        """A slot for each GPU. A machine without any has one judge, where GPUs are neither asked for nor to be had."""
+        gpus = _gpus(node) if self.opening.backend != "cpu" else 0
+        count = gpus or (0 if measured and self.opening.backend != "cpu" else 1)
         for number in range(count):
             if (node["NodeID"], number) in self._slots:
                 continue
-            cores = max(1, int(resources.get("CPU", 1)) // max(1, count))
+            cores = max(1, int(node["Resources"].get("CPU", 1)) // count)
             slot = Slot(
                 node=node["NodeID"],
                 number=number,
@@ -105,10 +106,6 @@ class Slots:
                 cores=cores,
             )
             self._slots[node["NodeID"], number] = slot
-
-    def _without_gpus(self) -> int:
-        """Judges of a machine without GPUs: one, unless the cluster has some that measure, or GPUs are asked for."""
-        return 0 if self.opening.backend == "gpu" or any(s.gpus for s in self._slots.values()) else 1
 
     def _step(self, slot: Slot) -> None:
         import ray
@@ -154,7 +151,7 @@ class Slots:
             self._lost(slot, str(error.cause if isinstance(error.cause, EvolveError) else error))
             return
         except RayError as error:
-            self._lost(slot, str(error))
+            self._lost(slot, said_of(error))
             return
         slot.asked = None
         if not slot.kind:
@@ -200,15 +197,15 @@ class Slots:
                 ray.get(slot.asked)
                 slot.asked = None
             except RayError as error:
-                slot.said = slot.said or str(error)
+                slot.said = slot.said or said_of(error)
                 station.dead = True
         if station.dead:
             self._lost(slot, slot.said or "its process ended")
 
     def _lost(self, slot: Slot, why: str) -> None:
         """Its GPU gets another actor, later with each time in a row that it did not get to judging."""
-        slot.said = next((line.strip() for line in why.splitlines() if line.strip()), why)
-        self.told(Noted(what="lost", text=f"{slot.name} was lost: {slot.said}"))
+        slot.said = why.rstrip(".")
+        self.told(Noted(what="lost", text=f"{slot.name} was lost: {slot.said}."))
         self._forget(slot)
         slot.not_before = time.monotonic() + AGAIN[min(slot.failures, len(AGAIN) - 1)]
         slot.failures += 1
@@ -239,6 +236,10 @@ class Slots:
         for slot in slots:
             ray.kill(slot.actor)
         self._slots.clear()
+
+
+def _gpus(node: Mapping[str, Any]) -> int:
+    return int(node["Resources"].get("GPU", 0))
 
 
 def _nodes() -> list[Mapping[str, Any]]:

@@ -80,16 +80,19 @@ class ActorStation:
         if error is None:
             end(done, came.result())
         elif isinstance(error, RayTaskError):
-            # A fault of the judge's own code comes through as it is, with the trace that Ray wrote down.
-            end(done, error.cause if isinstance(error.cause, EvolveError) else MachineryError(f"{self.name}: {error}"))
+            cause = error.cause  # a fault of the judge's own; where it arose is in Ray's error behind it
+            told = cause if isinstance(cause, EvolveError) else MachineryError(f"{self.name}: {cause!r}")
+            told.__cause__ = error
+            end(done, told)
         else:
             self.dead = True
-            end(done, Lost(self._why(done), f"{self.name}: {_first_line(error)}"))
+            end(done, Lost(self._why(done, error), f"{self.name}: {said_of(error)}."))
 
-    def _why(self, done: Future[Evaluation]) -> Why:
+    def _why(self, done: Future[Evaluation], error: BaseException) -> Why:
+        """Who cannot be reached may be no more than cut off, and that is no candidate's doing."""
         if self._late:
             return "late" if done in self._late else "beside"
-        return "worker" if self._node_lives() else "node"
+        return "worker" if not _unreachable(error) and self._node_lives() else "node"
 
 
 def _slim(job: Job) -> Job:
@@ -106,5 +109,15 @@ def _bare(attempt: Attempt) -> Attempt:
     return replace(attempt, evaluation=replace(attempt.evaluation, evidence={}))
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _unreachable(error: BaseException) -> bool:
+    from ray.exceptions import ActorUnavailableError
+
+    return isinstance(error, ActorUnavailableError)
+
+
+def said_of(error: BaseException) -> str:
+    """What is worth telling of Ray's pages of it."""
+    if _unreachable(error):
+        return "it cannot be reached"
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line[:300].rstrip(".")
