@@ -188,8 +188,7 @@ class Slots:
         import ray
         from ray.exceptions import RayError
 
-        if station.kill_overdue(ray.kill):
-            slot.said = f"it was killed, for a candidate took more than {self.limit:.0f} s"
+        station.kill_overdue(ray.kill)
         if slot.asked is None:
             slot.asked = slot.actor.kind.remote()  # its pulse: nobody else notices when an idle one dies
         elif ray.wait([slot.asked], timeout=0)[0]:
@@ -197,10 +196,9 @@ class Slots:
                 ray.get(slot.asked)
                 slot.asked = None
             except RayError as error:
-                slot.said = slot.said or said_of(error)
-                station.dead = True
+                station.dead, station.ended = True, station.ended or said_of(error)
         if station.dead:
-            self._lost(slot, slot.said or "its process ended")
+            self._lost(slot, station.ended)
 
     def _lost(self, slot: Slot, why: str) -> None:
         """Its GPU gets another actor, later with each time in a row that it did not get to judging."""

@@ -39,6 +39,7 @@ class ActorStation:
         self._since: dict[Future[Evaluation], float] = {}
         self._late: set[Future[Evaluation]] = set()
         self.dead = False
+        self.ended = ""  # what is known of why
 
     def begin(self, job: Job) -> Future[Evaluation]:
         done: Future[Evaluation] = Future()
@@ -51,16 +52,16 @@ class ActorStation:
         told.future().add_done_callback(lambda came: self._came(done, came))
         return done
 
-    def kill_overdue(self, kill: Callable[[Any], object]) -> bool:
+    def kill_overdue(self, kill: Callable[[Any], object]) -> None:
         """The judge's own limits end what hangs; this is for the judge that hangs itself."""
         end = time.monotonic() - self._limit
         with self._lock:
             self._late |= {done for done, since in self._since.items() if since < end}
             if not self._late or self.dead:
-                return False
+                return
             self.dead = True
+            self.ended = f"it was killed, for a candidate took more than {self._limit:.0f} s"
         kill(self._actor)
-        return True
 
     def close(self) -> None:
         """Whoever waits is told, for no answer comes once Ray is gone."""
@@ -85,7 +86,7 @@ class ActorStation:
             told.__cause__ = error
             end(done, told)
         else:
-            self.dead = True
+            self.dead, self.ended = True, self.ended or said_of(error)
             end(done, Lost(self._why(done, error), f"{self.name}: {said_of(error)}."))
 
     def _why(self, done: Future[Evaluation], error: BaseException) -> Why:
