@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ LOOK = 1.0  # seconds between two looks at the cluster
 PATIENCE = 600.0  # seconds without any GPU, after which a run ends; it can be resumed
 __all__ = ["PLACES", "ClusterExecutor", "open_cluster"]
 STORE_BYTES = 512 << 20  # of a Ray of our own, which would take a third of the memory: evidence is all that lies there
+ANSWER = 10.0  # seconds for a cluster's head to answer at all
 START = 300.0  # seconds for the first GPU to be ready
 
 
@@ -158,16 +160,30 @@ def _connected(address: str | None) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
     try:
         if address is None:
-            ray.init(include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
+            ray.init("local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
         else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            ray.init(_answering(address), **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
         where = f'ray.address "{address}"' if address else "a Ray of its own on this machine"
-        raise MachineryError(
-            f"executor ray: {where}: {error} Start one with `ray start --head`, see docs/cluster.md; without "
-            "ray.address one is started here."
+        raise UsageError(
+            f"executor ray: {where}: {error}. Start one with `ray start --head` and `ray start --address=HEAD:6379`, "
+            "see docs/cluster.md, or leave ray.address out, and one is started for this machine alone."
         ) from error
     # Ray prints every death of a worker into the driver's terminal, `log_to_driver` or not; here they are events.
     printing: Any = ray._private.worker
     printing._worker_logs_enabled = False
     return True
+
+
+def _answering(address: str) -> str:
+    """host:port where something listens. Where nothing does, Ray ends the whole program after a minute."""
+    from ray._private import services
+
+    if "://" in address:
+        raise ValueError("expected auto or HOST:PORT; the run is written on a machine of the cluster itself")
+    found: str | None = services.canonicalize_bootstrap_address(address)
+    if not found:
+        raise ConnectionError("no Ray cluster was started on this machine")
+    host, _, port = found.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER):
+        return found
