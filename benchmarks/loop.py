@@ -117,7 +117,7 @@ def resume(folder: Path, steps: int) -> None:
             return 0
 
         search.journal = type("Batched", (), {"append": staticmethod(batched), "attempt": journal.attempt})()
-        parts.population._attempt = _from(waiting, journal)
+        parts.population.home._attempt = _from(waiting, journal)
         asyncio.run(search.run())
         search.executor.close()
         if waiting:

@@ -38,6 +38,7 @@ LOOK = 0.5  # seconds between two looks
 TAKEN, HANDED = "taken in", "handed out"
 MOST_PROMPTS = 1000
 MOST_BYTES = 4 * 2**20
+AGAIN = "again"  # what leads elsewhere, measured for another ranking: its member and its kind
 KIND = "rewrite"  # of what was proposed unasked: it is a whole file
 NAME = re.compile(r"[\w.:@+-]{1,60}")
 
@@ -175,6 +176,13 @@ class Inbox:
         self.search.commit(asked)
         self._begin(asked, Reply(member=member, text=as_reply(source, hypothesis)))
         return asked.step
+
+    def measure_again(self, attempt: Attempt, key: str, words: str) -> None:
+        """As a step like any other, so that a crash loses nothing of it."""
+        draw = Draw(step=self._next(), island=attempt.candidate.island, inspirations=(attempt,), ranking_key=key)
+        asked = draw.asked(AGAIN, Prompt(system="", user=words, kind=AGAIN))
+        self.search.commit(asked)
+        self._begin(asked, Reply(member=AGAIN, text=as_reply(attempt.candidate.source, words)))
 
     def _parent(self, name: object) -> Attempt:
         try:

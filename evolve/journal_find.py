@@ -6,6 +6,7 @@ answer alike. Scores of different ranking keys are never compared.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +17,11 @@ Query: TypeAlias = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 
 
 def present_key(query: Query) -> str:
-    """The key by which the run ranks at present: its latest PASSED candidate's."""
+    """The key by which the run ranks: its own, and where nothing has that, its latest PASSED candidate's."""
+    own = query("SELECT value FROM meta WHERE key = 'ranking_key'", ())
+    key = json.loads(own[0][0]) if own else ""
+    if query("SELECT 1 FROM steps WHERE verdict = 'PASSED' AND ranking_key = ? LIMIT 1", (key,)):
+        return str(key)
     found = query("SELECT ranking_key FROM steps WHERE verdict = 'PASSED' ORDER BY step DESC LIMIT 1", ())
     return str(found[0][0]) if found else ""
 

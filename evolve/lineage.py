@@ -103,7 +103,7 @@ def rank_correlation(pairs: Sequence[Foretold]) -> float | None:
 
 
 def ranking_key(journal: Journal) -> str:
-    """The key by which the run ranks at present: its latest PASSED candidate's."""
+    """The key by which the run ranks: its own, and where nothing has that, its latest PASSED candidate's."""
     return present_key(journal.query)
 
 

@@ -144,7 +144,8 @@ class Search:
         return reply
 
     async def _judge(self, candidate: Candidate, draw: Draw) -> Attempt:
-        evaluation = await self.executor.evaluate(self._job(candidate, draw.parent.evaluation if draw.parent else None))
+        parent = draw.parent.evaluation if draw.parent else None
+        evaluation = await self.executor.evaluate(self._job(candidate, parent, draw.ranking_key))
         self.commit(Judged(step=candidate.step, candidate=candidate, evaluation=evaluation))
         return Attempt(candidate=candidate, evaluation=evaluation)
 
@@ -153,18 +154,21 @@ class Search:
         async with self._confirming:
             if not self.population.contends(attempt.evaluation):
                 return
-            chosen = attempt.evaluation.parameters
-            job = replace(self._job(attempt.candidate, None), mode="confirm", known={}, parameters=chosen)
+            chosen, key = attempt.evaluation.parameters, attempt.evaluation.ranking_key
+            job = replace(self._job(attempt.candidate, None, key), mode="confirm", known={}, parameters=chosen)
             evaluation = await self.executor.evaluate(job)
+            if key and evaluation.ranking_key not in ("", key):
+                return  # its kind of GPU is gone, and another's word is none on it: it stays to be confirmed
             self.commit(Confirmed(step=attempt.candidate.step, candidate_id=attempt.id, evaluation=evaluation))
 
-    def _job(self, candidate: Candidate, parent: Evaluation | None) -> Job:
+    def _job(self, candidate: Candidate, parent: Evaluation | None, ranking_key: str) -> Job:
         return Job(
             candidate=candidate,
             incumbent=self.population.best,
             parent=parent,
             known=self.population.known,
             random_seeds=seeds_of(self.secret, candidate.id),
+            ranking_key=ranking_key,
         )
 
     def _rule_out(self, asked: Asked, verdict: Verdict, feedback: str, candidate: Candidate | None = None) -> None:
@@ -179,6 +183,7 @@ class Search:
             parent=self.journal.attempt(asked.parent_id) if asked.parent_id else None,
             inspirations=tuple(self.journal.attempt(i) for i in asked.inspiration_ids),
             failures=tuple(self.journal.attempt(f) for f in asked.failure_ids),
+            ranking_key=asked.ranking_key,
         )
 
     def commit(self, event: Event) -> None:

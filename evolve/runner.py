@@ -6,6 +6,7 @@ the seed is judged before anything is written, everything is committed before it
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -29,7 +30,7 @@ from evolve.runs import find_run, is_run, latest_run, list_runs, named, new_run_
 from evolve.session import Wanted, go_on, in_loop, search
 from evolve.terminal.console import Out
 from evolve.terminal.doctor import member_findings
-from evolve.types import Attempt, Candidate, Draw, Evaluation, Executor, Job, Judged, Noted, Verdict
+from evolve.types import Attempt, Candidate, Draw, Evaluation, Job, Judged, Noted, Verdict
 
 RUNS = Path("runs")
 LATEST = 8  # more than are ever judged at once
@@ -106,7 +107,7 @@ def _begin(folder: Path, wanted: Wanted) -> int:
             planted: list[Judged] = []
             if seeds:
                 with _doing(console, "Judging the seed"):
-                    planted = in_loop(_judge_seeds(config, seeds, bench.executor, secret))
+                    planted = in_loop(_judge_seeds(config, seeds, bench, secret))
             kept = {"secret": secret, "calibration": bench.calibration, "facts": bench.facts}
             environment = {**bench.environment, **kept}
             meta = wiring.meta(config, problem, bench, evolve.__version__)
@@ -134,8 +135,14 @@ def _resume(folder: Path, wanted: Wanted) -> int:
         secret, calibration = _kept(journal)
         try:
             with _doing(wanted.console, "Starting the judge"):
-                timed = _timed(journal)
-                bench = wiring.open_bench(config, problem, None, calibration=calibration, configurations=timed)
+                bench = wiring.open_bench(
+                    config,
+                    problem,
+                    None,
+                    calibration=calibration,
+                    others=_other_calibrations(journal),
+                    configurations=_timed(journal),
+                )
             _warn(wanted.console, bench.warnings)
             with closing(bench.executor):
                 if bench.ranking_key != journal.meta["ranking_key"]:
@@ -147,7 +154,7 @@ def _resume(folder: Path, wanted: Wanted) -> int:
                     journal.append(Noted(what="resumed", text=f"{folder.name} was resumed on {bench.device}."))
                 else:  # it was stopped between the making of its folder and its first event
                     seeds = [_seed_source(text) for text in config.seeds]
-                    planted = in_loop(_judge_seeds(config, seeds, bench.executor, secret))
+                    planted = in_loop(_judge_seeds(config, seeds, bench, secret))
                     journal.append_all([_began(folder, bench), *planted])
                 return search(journal, wanted, bench, secret)
         except KeyboardInterrupt:
@@ -164,6 +171,12 @@ def _timed(journal: Journal) -> int:
     ]
     said = [journal.attempt(name).evaluation.evidence.get("time", {}) for name in passed[-LATEST:]]
     return max((int(time.get("promotion", {}).get("configurations", 0)) for time in said), default=0)
+
+
+def _other_calibrations(journal: Journal) -> list[Mapping[str, Any]]:
+    """Of further kinds of GPU, which joined while it ran."""
+    notes = (json.loads(body) for (body,) in journal.query("SELECT body FROM events WHERE kind = 'noted'"))
+    return [n["data"]["calibration"] for n in notes if n["what"] == "joined" and n.get("data", {}).get("calibration")]
 
 
 def _interrupted_early(folder: Path, config: RunConfig) -> int:
@@ -246,14 +259,16 @@ def _seed_source(text: str) -> str:
         return journal.attempt(journal.resolve(place.selector or "best")).candidate.source
 
 
-async def _judge_seeds(config: RunConfig, seeds: list[str], executor: Executor, secret: str) -> list[Judged]:
+async def _judge_seeds(config: RunConfig, seeds: list[str], bench: wiring.Bench, secret: str) -> list[Judged]:
     """Each seed as a step of its own, from 0. One that fails its own judgement is the caller's to mend."""
     judged: list[Judged] = []
     for step, source in enumerate(seeds):
         candidate = Candidate(
             step=step, source=source, member="seed", kind="seed", island=step % config.database.num_islands
         )
-        evaluation = await executor.evaluate(Job(candidate=candidate, random_seeds=seeds_of(secret, candidate.id)))
+        chance = seeds_of(secret, candidate.id)
+        job = Job(candidate=candidate, random_seeds=chance, ranking_key=bench.ranking_key)
+        evaluation = await bench.executor.evaluate(job)
         if not evaluation.passed:
             raise SeedError(
                 f"{config.seeds[step]}: the seed fails its own judgement: {evaluation.verdict} in {evaluation.stage}.\n"

@@ -26,6 +26,7 @@ from evolve.inbox import Inbox
 from evolve.journal import Journal
 from evolve.loop import Search
 from evolve.problem import Problem
+from evolve.ranked import Ranked, keep_up
 from evolve.seams import Observer
 from evolve.terminal.live import Board, LiveView
 from evolve.terminal.summary import summary
@@ -36,7 +37,6 @@ INTERRUPTED = "interrupted"
 # Candidates beside those that wait for a reply. A GPU is kept busy by three; with all of 16 cores' worth in flight a
 # generation took over two minutes (H200, tuned matmul), and what was learned came too late to be bred from.
 JUDGED_AT_ONCE = 4
-LOOK = 0.5  # seconds between two looks at what judges
 AT_ONCE = ("rules", "replay")  # members whose replies take no time
 
 
@@ -61,11 +61,14 @@ def search(journal: Journal, wanted: Wanted, bench: wiring.Bench, secret: str) -
     )
     view = LiveView(board, wanted.console)
     searching = restored(journal, config, parts, bench, secret, view)
-    why = _until_done(
-        searching, journal, view, parts.council, Inbox.of(searching, config), _kept_up(searching, wanted, bench)
-    )
+    inbox = Inbox.of(searching, config)
+    keeping = keep_up(searching, parts.population, bench, inbox, lambda gpus: in_flight(config, bench.width, gpus))
+    why = _until_done(searching, journal, view, parts.council, inbox, keeping)
     interrupted, best = why == INTERRUPTED, parts.population.best
     summary(wanted.console, journal, best, why, go_on=go_on(config, journal.folder) if interrupted else None)
+    for key, other in parts.population.bests.items():
+        if key != bench.ranking_key:
+            wanted.console.print(f"Best by {key}: {other.id}, score {other.score:.3f}.", markup=False, highlight=False)
     return 130 if interrupted else 0 if best else 1
 
 
@@ -83,14 +86,14 @@ def restored(
         population=parts.population,
         council=parts.council,
         budget=parts.budget,
-        executor=bench.executor,
+        executor=Ranked(bench.executor, parts.population),
         render=parts.render,
         read=parts.read,
         again=parts.again,
         secret=secret,
         next_step=journal.last_step() + 1,
         replies=config.concurrency.replies,
-        in_flight=in_flight(config, bench.width, bench.stations()),
+        in_flight=in_flight(config, bench.width, sum(bench.present().values())),
         watch=(parts.near, view, _BestFile(journal, parts.population)),
     )
     parts.council.told = lambda text, step: search.commit(Noted(what="resting", text=text, step=step))
@@ -103,15 +106,6 @@ def in_flight(config: RunConfig, width: int, stations: int = 1) -> int:
     quick = all(m.member in AT_ONCE for m in config.council if m.weight > 0)
     judged = min(width, JUDGED_AT_ONCE) * max(1, stations)
     return config.concurrency.steps or (1 if quick else config.concurrency.replies) + judged
-
-
-async def _kept_up(search: Search, wanted: Wanted, bench: wiring.Bench) -> None:
-    """What judges may change while the run goes on: that goes on record, and more GPUs mean more steps at once."""
-    while True:
-        for noted in bench.heard():
-            search.commit(noted)
-        search.in_flight = in_flight(wanted.config, bench.width, bench.stations())
-        await asyncio.sleep(LOOK)
 
 
 def _until_done(

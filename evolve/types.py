@@ -194,6 +194,7 @@ class Draw:
     inspirations: tuple[Attempt, ...] = ()
     failures: tuple[Attempt, ...] = ()  # recent failed children of the parent
     lessons: tuple[str, ...] = ()
+    ranking_key: str = ""  # for which it was drawn; empty: the run's own
 
     def asked(self, member: str, prompt: Prompt) -> Asked:
         """What goes on record of it: lessons stand in the prompt."""
@@ -205,6 +206,7 @@ class Draw:
             parent_id=self.parent.id if self.parent else None,
             inspiration_ids=tuple(i.id for i in self.inspirations),
             failure_ids=tuple(f.id for f in self.failures),
+            ranking_key=self.ranking_key,
         )
 
 
@@ -261,6 +263,7 @@ class Asked:
     parent_id: str | None = None
     inspiration_ids: tuple[str, ...] = ()
     failure_ids: tuple[str, ...] = ()
+    ranking_key: str = ""  # where its candidate is to be judged; empty: by the run's own kind of GPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

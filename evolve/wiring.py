@@ -26,11 +26,12 @@ from evolve.council.registry import seat
 from evolve.errors import ConfigError
 from evolve.executors.local import LocalExecutor
 from evolve.experiments_lessons import lessons
+from evolve.inbox import AGAIN
 from evolve.journal import Journal
 from evolve.judge import backends
 from evolve.judge.targets import find as find_target
 from evolve.judge.tune import Tuning
-from evolve.population import Population, Selection
+from evolve.population import Population, Rankings, Selection
 from evolve.problem import Problem, Variant, load_problem, with_workloads
 from evolve.prompts import Briefing, Renderer, read
 from evolve.prompts.near import Near, asked_anew
@@ -69,13 +70,14 @@ class Bench:
     environment: Mapping[str, Json]
     facts: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-    stations: Callable[[], int] = lambda: 1  # GPUs that judge at present; on a cluster they come and go
+    # GPUs that judge at present, by their ranking key: on a cluster they come and go
+    present: Callable[[], Mapping[str, int]] = dict
     heard: Callable[[], list[Noted]] = list  # what is to go on record about them, each once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    population: Population
+    population: Rankings
     council: Council
     budget: Budget
     render: Callable[[Draw, str], Prompt]
@@ -106,8 +108,8 @@ def open_bench(
     made = settings(config, problem, configurations)
     if config.executor == "local":
         every = backends.open_all(made, seed=seed, calibration=calibration, others=others)
-        local = LocalExecutor(*(each.backend for each in every), width=width(config))
-        return _bench(local, every, local.heard, lambda: local.stations, width(config))
+        local = LocalExecutor(*(each.backend for each in every), width=width(config), heard=_other_kinds(every))
+        return _bench(local, every, local.heard, local.present, width(config))
     if config.executor != "ray":
         raise ConfigError(
             f'{config.source}: executor "{config.executor}" is not known; "local" judges on this machine\'s GPUs, '
@@ -118,7 +120,7 @@ def open_bench(
     cluster, opened = open_cluster(
         made, address=config.ray.address, seed=seed, calibration=calibration, others=tuple(others)
     )
-    return _bench(cluster, [opened], cluster.heard, lambda: cluster.stations, config.concurrency.cpu or PLACES)
+    return _bench(cluster, [opened], cluster.heard, cluster.present, config.concurrency.cpu or PLACES)
 
 
 def open_single(
@@ -127,14 +129,14 @@ def open_single(
     """The judge on one GPU of this machine, wherever a run's judge is: for whoever has one candidate."""
     opened = open_backend(config, problem, seed, calibration=calibration)
     local = LocalExecutor(opened.backend, width=width(config))
-    return _bench(local, [opened], local.heard, lambda: local.stations, width(config))
+    return _bench(local, [opened], local.heard, local.present, width(config))
 
 
 def _bench(
     executor: Executor,
     opened: Sequence[backends.Opened],
     heard: Callable[[], list[Noted]],
-    stations: Callable[[], int],
+    present: Callable[[], Mapping[str, int]],
     width: int,
 ) -> Bench:
     """The first one's are the run's own ranking and calibration."""
@@ -148,9 +150,19 @@ def _bench(
         environment={**environment(), **first.environment},
         facts=first.facts,
         warnings=tuple(dict.fromkeys(warning for each in opened for warning in each.warnings)),
-        stations=stations,
+        present=present,
         heard=heard,
     )
+
+
+def _other_kinds(every: Sequence[backends.Opened]) -> list[Noted]:
+    """Their calibrations, so that a resumed run has the same baselines for them."""
+    first = {each.ranking_key: each for each in reversed(every)}
+    return [
+        Noted(what="joined", text=f"{o.device} joined.", data={"ranking_key": key, "calibration": o.calibration})
+        for key, o in first.items()
+        if key != every[0].ranking_key
+    ]
 
 
 def devices(names: Sequence[str]) -> str:
@@ -244,14 +256,14 @@ def parts(config: RunConfig, problem: Problem, bench: Bench, journal: Journal, c
 
     def again(candidate: Candidate, asked: Asked) -> Asked | str | None:
         """Rules know what they proposed, and who proposed unasked cannot be asked."""
-        if asked.prompt.kind == RULE:
+        if asked.prompt.kind in (RULE, AGAIN):
             return None
         return asked_anew(near, candidate, asked, may_ask=asked.member in council.seats)
 
     return Parts(
         near=near,
         again=again,
-        population=population(config, problem, bench, journal),
+        population=Rankings(lambda key: population(config, problem, key, journal), bench.ranking_key),
         council=council,
         budget=budget(config),
         render=with_lessons(renderer(config, problem, bench.facts), config, journal),
@@ -270,7 +282,7 @@ def with_lessons(render: Renderer, config: RunConfig, journal: Journal) -> Calla
     return rendered
 
 
-def population(config: RunConfig, problem: Problem, bench: Bench, journal: Journal) -> Population:
+def population(config: RunConfig, problem: Problem, ranking_key: str, journal: Journal) -> Population:
     d = config.database
     selection = Selection(
         population_size=d.population_size,
@@ -289,7 +301,7 @@ def population(config: RunConfig, problem: Problem, bench: Bench, journal: Journ
         random_seed=config.random_seed,
         attempt=journal.attempt,
         strategy=config.strategy,
-        ranking_key=bench.ranking_key,
+        ranking_key=ranking_key,
         selection=selection,
     )
 

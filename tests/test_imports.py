@@ -15,6 +15,7 @@ RECORD = {"journal", "lineage", "experiments", "runs", "packing"}
 EDGE = {
     "wiring",
     "runner",
+    "ranked",
     "session",
     "inbox",
     "byhand",

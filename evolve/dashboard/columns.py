@@ -137,9 +137,9 @@ class Columns:
 
     @property
     def present_key(self) -> int:
-        """The ranking key of the latest PASSED step, or -1: scores of others are never drawn beside it."""
+        """The ranking key of the first PASSED step, the run's own, or -1: scores of others are never drawn beside."""
         found = np.flatnonzero(self.passed)
-        return int(self.key[found[-1]]) if len(found) else -1
+        return int(self.key[found[0]]) if len(found) else -1
 
     @property
     def ranked(self) -> Array:

@@ -67,6 +67,9 @@ class ClusterExecutor:
     def stations(self) -> int:
         return len(self._spread.stations)
 
+    def present(self) -> Mapping[str, int]:
+        return self._spread.present()
+
     def heard(self) -> list[Noted]:
         """What goes on record, once: GPUs that came and went."""
         heard, self._heard[:] = list(self._heard), []

@@ -8,6 +8,7 @@ judge settles itself. With several backends, one a GPU, candidates of one run ar
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from evolve.errors import MachineryError
@@ -34,8 +35,9 @@ class Threads:
 
 
 class LocalExecutor:
-    def __init__(self, *backends: Backend, width: int = 1) -> None:
-        self._heard: list[Noted] = []
+    def __init__(self, *backends: Backend, width: int = 1, heard: Sequence[Noted] = ()) -> None:
+        """`heard` is what is to go on record of them from the start."""
+        self._heard = list(heard)
         self._spread = Spread(lambda text: self._heard.append(Noted(what="warning", text=text)))
         self._stations = [Threads(b, name=f"GPU {i}", width=width) for i, b in enumerate(backends)]
         for station in self._stations:
@@ -45,6 +47,9 @@ class LocalExecutor:
     @property
     def stations(self) -> int:
         return len(self._spread.stations)
+
+    def present(self) -> Mapping[str, int]:
+        return self._spread.present()
 
     def heard(self) -> list[Noted]:
         """What goes on record, once: a GPU that judges no more."""

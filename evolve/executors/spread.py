@@ -11,8 +11,8 @@ loop. It knows no backend, no Ray and no journal.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -98,6 +98,10 @@ class Spread:
     def stations(self) -> tuple[Station, ...]:
         with self._lock:
             return tuple(m.station for m in self._manned)
+
+    def present(self) -> Mapping[str, int]:
+        """How many there are, by ranking key."""
+        return Counter(station.ranking_key for station in self.stations)
 
     @property
     def waits(self) -> int:

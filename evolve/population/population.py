@@ -243,6 +243,9 @@ class Population:
     def _shorter(self, one: str, other: str) -> bool:
         return len(self._load(one).candidate.source) < len(self._load(other).candidate.source)
 
+    def attempt(self, name: str) -> Attempt:
+        return self._load(name)
+
     def _load(self, name: str) -> Attempt:
         found = self._attempts.get(name)
         if found is None:

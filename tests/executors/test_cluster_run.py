@@ -74,3 +74,37 @@ def test_without_a_cluster_there_the_sentence_says_what_to_do(place):
     done = place.ended(place.start("run", "--config", "fake.yaml", env=dict(os.environ)))
     assert "ray start --head" in done.sentence
     assert place.runs == []
+
+
+def test_gpus_of_two_kinds_each_confirm_their_own_best(cluster, place, log):
+    cluster.add_node(num_gpus=1, num_cpus=1, env_vars={"EVOLVE_DEADLY_KEY": "gpu|old"})
+    place.config(
+        steps=40,
+        sleep=0.3,
+        backend="deadly:open_deadly",
+        executor="ray",
+        ray={"address": cluster.address},
+        concurrency={"replies": 1, "cpu": 2},
+    )
+    folder = place.folder / "runs/one"
+    process = started(place, cluster, "--name", "one")
+    while judged(folder) < 6:
+        time.sleep(0.05)
+        assert process.poll() is None, place.ended(process)
+    cluster.add_node(num_gpus=1, num_cpus=1, env_vars={"EVOLVE_DEADLY_KEY": "gpu|new"})
+    done = place.ended(process)
+    assert done.status == 0, done
+    assert "Best by gpu|new" in done.out
+    events = facts(folder)
+    assert Counter(Counter(e.step for e in events if isinstance(e, Judged)).values()).keys() == {1}
+    found = {e.candidate.id: e for e in events if isinstance(e, Judged) and e.candidate}
+    keys = Counter(e.evaluation.ranking_key for e in found.values())
+    assert keys["gpu|old"] > 4
+    assert keys["gpu|new"] > 4
+    confirmed = [e for e in events if isinstance(e, Confirmed)]
+    assert {e.evaluation.ranking_key for e in confirmed} == {"gpu|old", "gpu|new"}
+    for event in confirmed:
+        assert event.evaluation.ranking_key == found[event.candidate_id].evaluation.ranking_key
+    for event in found.values():
+        parent = found.get(event.candidate.parent_id)
+        assert parent is None or parent.evaluation.ranking_key == event.evaluation.ranking_key

@@ -85,7 +85,8 @@ def open_all(
         _fit(settings)
     from evolve.judge.backends.gpu import open_gpus
 
-    return open_gpus(settings, [*([calibration] if calibration else []), *others])
+    opened = open_gpus(settings, [*([calibration] if calibration else []), *others])
+    return tuple(sorted(opened, key=lambda each: bool(calibration) and each.calibration != calibration))
 
 
 def _fit(settings: Settings) -> None:
