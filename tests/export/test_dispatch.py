@@ -190,9 +190,16 @@ def test_out_is_written_in_place_where_it_can_be(gpu):
     torch.testing.assert_close(x.float(), expected, rtol=1e-2, atol=1e-2)
     turned = torch.empty(32, 64, dtype=torch.float16).T
     right(state.call(a, b, out=turned), a, b)
-    for wrong, said in ((torch.empty(64, 32), "dtype"), (torch.empty(1, 1, dtype=torch.float16), "shape")):
-        with pytest.raises(RuntimeError, match=said):
+    empty = torch.empty(0, dtype=torch.float16)
+    right(state.call(a, b, out=empty), a, b)
+    for wrong in (torch.empty(64, 32), torch.empty(64, 32, dtype=torch.int64), 3):
+        with pytest.raises((RuntimeError, TypeError)) as theirs:
+            torch.matmul(a, b, out=wrong)
+        with pytest.raises(type(theirs.value)) as ours:
             state.call(a, b, out=wrong)
+        assert str(ours.value) == str(theirs.value)
+    with pytest.raises(RuntimeError, match="to be on cpu, but got meta"):
+        state.call(a, b, out=torch.empty(64, 32, dtype=torch.float16, device="meta"))
 
 
 def test_gradients_come_from_the_problem_s_backward(gpu):
@@ -220,7 +227,28 @@ def test_the_operator_runs_the_kernel_in_a_compiled_graph(gpu):
         right(compiled(a, b) - 1, a, b)
     assert counter.frame_count == 1
     assert len(ways()) == 3  # 2 rows are too far from 64
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, for forward mode
+def test_transforms_of_torch_take_the_library(gpu):
+    """Whose rules are there for each of them, of any order; a kernel would drop tangents without a word."""
+    import torch.autograd.forward_ad as forward_ad
+
+    state = gpu(row(64, 32, 48))
+    a, b = tensors()
+    tangent = torch.ones_like(a)
+    for _ in range(3):
+        right(state.call(a, b), a, b)
+    fake_cuda.LAUNCHES.clear()
     right(torch.vmap(state.call, in_dims=(0, None))(a[None], b)[0], a, b)
+    assert torch.equal(torch.func.grad(lambda x: state.call(x, b).sum())(a), torch.ones(64, 32).half() @ b.T)
+    assert torch.equal(torch.func.jvp(lambda x: state.call(x, b), (a,), (tangent,))[1], tangent @ b)
+    for call in (state.call, state.dispatch.OPERATOR):
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(a, tangent)
+            if call is state.call:  # the operator has a backward of its own, and says that it has no more
+                assert torch.equal(forward_ad.unpack_dual(call(dual, b)).tangent, tangent @ b)
+    assert ways() == []
 
 
 def test_modes_and_subclasses_see_an_operator(gpu):

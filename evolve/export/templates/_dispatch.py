@@ -12,6 +12,7 @@ from importlib import import_module
 from subprocess import SubprocessError
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
@@ -38,6 +39,9 @@ PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 # What torch itself traces with. Other subclasses (DTensor, quantised ones) know the library's operations and not ours.
 TRACED = PLAIN | {FakeTensor, FunctionalTensor}
 SCALARS = (bool, int, float, str)
+# As torch's own messages call them.
+SPELT = {torch.float32: "float", torch.float64: "double", torch.int32: "int", torch.int64: "long int"}
+SPELT |= {torch.float16: "c10::Half", torch.bfloat16: "c10::BFloat16", torch.float8_e4m3fn: "c10::Float8_e4m3fn"}
 INDEXED = 3  # so many tensors count for the index; the guard compares all
 # What a thread includes when nothing intercepts operations: outside and inside of inference mode.
 QUIET = frozenset({torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect).raw_repr()})
@@ -57,6 +61,8 @@ def call(arguments, out=None):
         return _traced(arguments, tensors, out)
     if not all(type(t) in TRACED for t in tensors):
         return _into(out, LIBRARY(*arguments))  # what is no tensor it refuses in its own words
+    if transformed():
+        return _into(out, LIBRARY(*arguments))
     for each in _listed(out):
         if not isinstance(each, torch.Tensor):
             raise TypeError(f"{OP}(): argument 'out' must be Tensor, not {type(each).__name__}")
@@ -91,14 +97,20 @@ def way(arguments):
     return "library" if run in (LIBRARY, _choice.DIRECT) else getattr(run, "__name__", "nothing yet")
 
 
+def transformed():
+    """Whether torch.func (vmap, grad, jvp) or forward-mode differentiation is at work: the library's operations have
+    rules for all of it, of any order, and a kernel would drop tangents without a word."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
 def _through(*arguments):
-    return _public(OPERATOR(*arguments))
+    return LIBRARY(*arguments) if transformed() else _public(OPERATOR(*arguments))
 
 
 def _traced(arguments, tensors, out):
     if not all(type(t) in TRACED for t in tensors) or (GRADIENT is None and _wants_gradient(tensors)):
         return _into(out, LIBRARY(*arguments))
-    return _into(out, _through(*arguments))
+    return _into(out, _public(OPERATOR(*arguments)))
 
 
 def _wants_gradient(tensors):
@@ -226,7 +238,7 @@ def changed(arguments):
 def _first(choice, arguments):
     """The result of a kernel's call, and what runs the next one like it."""
     tensors = tensors_of(arguments)
-    if not aligned(tensors):
+    if not aligned(tensors) or transformed():
         return LIBRARY(*arguments), None
     device = tensors[0].device
     host = host_of(choice.kernels)
@@ -235,7 +247,7 @@ def _first(choice, arguments):
     def again(*given):
         """As the first time: for a profiler's hooks, when another device is current, where memory begins elsewhere."""
         inputs = given[: len(NAMES)]
-        if not aligned(tensors_of(inputs)):
+        if not aligned(tensors_of(inputs)) or transformed():
             made = LIBRARY(*inputs)
         elif torch.cuda.current_device() == device.index:
             made = host.call(inputs, parameters)
@@ -298,12 +310,11 @@ def _into(out, result):
         raise TypeError(f"{OP}(): expected {len(_listed(result))} tensors as out, but got {len(_listed(out))}")
     for target, made in zip(_listed(out), _listed(result)):
         if target.dtype != made.dtype:
-            raise RuntimeError(f"Expected out tensor to have dtype {made.dtype}, but got {target.dtype} instead")
+            wanted, given = (SPELT.get(d, str(d).removeprefix("torch.")) for d in (made.dtype, target.dtype))
+            raise RuntimeError(f"Expected out tensor to have dtype {wanted}, but got {given} instead")
         if target.device != made.device:
             raise RuntimeError(f"Expected out tensor to be on {made.device}, but got {target.device} instead")
-        if target.shape != made.shape:
-            raise RuntimeError(f"Expected out tensor to have shape {[*made.shape]}, but got {[*target.shape]} instead")
-        target.copy_(made)
+        torch.ops.aten.alias_copy.out(made, out=target)  # which resizes as torch does, and warns as it does
     return out
 
 

@@ -19,6 +19,7 @@ from ._dispatch import (
     index_of,
     rounded,
     rounds,
+    transformed,
 )
 from ._known import included, modes
 
@@ -86,7 +87,7 @@ def _inplace(keys, *arguments):
 
 def _autograd(*arguments):
     """Without a backward of its own: the library's operations where a gradient is wanted."""
-    if _wants_gradient([arguments[i] for i in TABLE.tensors]):
+    if _wants_gradient(tensors_of(arguments)) or transformed():
         return _packed(_listed(LIBRARY(*arguments)))
     with torch._C._AutoDispatchBelowAutograd():
         return OPERATOR(*arguments)

@@ -141,8 +141,8 @@ class Record:
     def replay(self, names, otherwise, alignment, written=()):
         """A function of the same arguments, with another that also takes the outputs as its `into`; None where a replay
         would not be certain. `otherwise` is called where one is out of place: on another device than this one, under a
-        profiler, for memory that does not begin on a multiple of `alignment`, or outputs that overlap an input.
-        `written` are the arguments that are changed in place."""
+        profiler, with tangents, for memory that does not begin on a multiple of `alignment`, or outputs that overlap an
+        input. `written` are the arguments that are changed in place."""
         if self.watch.computes or not self.launches or self.aliased():
             return None
         try:
@@ -165,6 +165,7 @@ class _Writer:
             "enter": hooks.launch_enter_hook.calls,
             "leave": hooks.launch_exit_hook.calls,
             "otherwise": otherwise,
+            "forward_ad": torch.autograd.forward_ad,
             "changed": torch._C._increment_version,
             "device": next(a.device for a in record.arguments if isinstance(a, torch.Tensor)),
         }
@@ -190,7 +191,8 @@ class _Writer:
         lines = [
             f"def {name}({everything}):",
             *(f"    p_{n} = {n}.data_ptr()" for n in (*taken, *outs)),
-            f"    if ({' | '.join(pointers)}) % {self.alignment} or get_device() != {self.index} or enter or leave:",
+            f"    if ({' | '.join(pointers)}) % {self.alignment} or get_device() != {self.index} or enter or leave "
+            "or forward_ad._current_level >= 0:",
             f"        return otherwise({everything})",
             *(line for n in taken for o in given for line in self._overlap(n, o, given[o], everything)),
             f"    stream = get_stream({self.index})",
