@@ -340,6 +340,30 @@ def openevolve_run(name: str, model: str, folder: Path, iterations: int) -> dict
     return {p["iteration_found"]: p for p in stored}
 
 
+def test_openevolve_run_as_the_page_says_it(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's own settings and command, OpenEvolve itself and a model behind HTTP; only the verdicts are played."""
+    page = (ROOT / "docs/openevolve.md").read_text(encoding="utf-8")
+    settings = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    settings["llm"]["api_base"] = model
+    (tmp_path / "openevolve.yaml").write_text(yaml.safe_dump({**settings, "checkpoint_interval": 1}))
+    (tmp_path / "seed.py").write_text("# EVOLVE-BLOCK-START\n# a note\n# fake: score=1.25\n# EVOLVE-BLOCK-END\n")
+    problem = (ROOT / "tests/data/fake_problem.py").read_text(encoding="utf-8")
+    known = "from evolve.interop.evaluate import evaluator\n\n"
+    (tmp_path / "problem.py").write_text(f"{known}{problem}\nevaluate = evaluator(__file__, backend='fake')\n")
+    edits = (("# fake: score=1.25", "# fake: score=1.5"), ("# a note", "# fake: verdict=TIMEOUT"))
+    monkeypatch.setattr(Model, "edits", edits)
+    program, _, _, *arguments = page.split("openevolve-run ")[1].split("\n")[0].split()
+    assert program == "seeds/matmul.py"
+    command = [sys.executable, "-m", "openevolve.cli", "seed.py", "problem.py", "--config"]
+    command += [*arguments, "--iterations", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(p.read_text()) for p in (tmp_path / "out").rglob("checkpoint_2/programs/*.json")]
+    scores = {p["iteration_found"]: p["metrics"]["combined_score"] for p in found}
+    assert scores == {0: pytest.approx(1.25), 1: pytest.approx(1.5), 2: 0.0}
+    assert all({"tensor_path", "structure", "footprint"} <= p["metrics"].keys() for p in found)
+
+
 @pytest.mark.slow
 def test_openevolve_run_takes_our_evaluators_as_they_are(model: str, tmp_path: Path) -> None:
     found = openevolve_run("layernorm_residual", model, tmp_path, 2)

@@ -119,6 +119,7 @@ class Pipeline:
             record.evidence["tune"] = ready.tuning
         with record.stage("time"):
             timed = self.device.time(ready)
+        self.device.leave(job)  # what is left to do needs none: its place is the next one's
         record.evidence["time"] = timed.evidence
         with record.stage("lower"):
             made_for_these, record.evidence["neighbours"] = self._neighbours(ready)
