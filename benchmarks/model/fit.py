@@ -31,7 +31,9 @@ from dataset import Measured  # noqa: E402
 from sources import problem_of  # noqa: E402
 
 from evolve.judge.constants import FITTED, Constants, constants  # noqa: E402, F401
-from evolve.judge.cost import Work, timed, us_for, works_for  # noqa: E402
+from evolve.judge.cost import timed  # noqa: E402
+from evolve.judge.cost_traffic import us_for  # noqa: E402
+from evolve.judge.cost_work import Work, works_for  # noqa: E402
 from evolve.judge.stages import Target  # noqa: E402
 from evolve.judge.targets import calibrated, find  # noqa: E402
 from evolve.judge.ttir import parse  # noqa: E402
@@ -66,7 +68,7 @@ class Point:
 
     def predicted_us(self, target: Target, c: Constants) -> float:
         memory = target.memory_gbs * c.memory
-        cleared = sum(target.launch_us + c.start_us + us_for(nbytes, memory) for nbytes in self.cleared)
+        cleared = sum(target.launch_us + us_for(nbytes, memory) for nbytes in self.cleared)
         return sum(timed(work, target, c).time_us for work in self.works) + cleared
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evolve.judge.constants import constants
-from evolve.judge.cost import LOADS, Work, ahead, timed
+from evolve.judge.cost import timed
+from evolve.judge.cost_work import LOADS, Work, ahead
 from evolve.judge.occupancy import occupancy
 from evolve.judge.stages import Binary, Target
 

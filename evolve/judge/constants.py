@@ -37,6 +37,7 @@ class Constants:
     columns: float = 24.0  # of a WGMMA, what it costs beside its own columns: few columns are dear
     meeting: float = 1.5  # a turn's length over what it were, where groups of warps share the rows of a softmax
     units: float = 3.0  # norm in which units of one SM add up
+    describe_us: float = 1.0  # of a program, for each descriptor that it makes for itself
     start_us: float = 1.0  # of a launch, beside what launching costs: first blocks start, last stores land
     overlap: float = 3.0  # norm in which what works at the same time adds up: 1 one after the other, infinity perfectly
     # Of the data sheet, what the best library code reached when the data set was measured.
@@ -48,6 +49,7 @@ class Constants:
 FITTED = (
     *("wgmma", "mma", "serialized", "issue_cycles", "serial", "dependent", "latency_us", "sync_us", "edge_us"),
     *("l2", "memory", "run_bytes", "atomic", "start_us", "overlap", "units", "spilled", "columns", "meeting"),
+    "describe_us",
 )
 
 

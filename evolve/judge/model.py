@@ -20,7 +20,9 @@ from typing import Literal, TypeAlias
 
 from evolve.judge.advice import Change, would_help
 from evolve.judge.constants import constants
-from evolve.judge.cost import Work, descriptors, dtype_of, tensor_path, timed, us_for, works_for
+from evolve.judge.cost import timed
+from evolve.judge.cost_traffic import us_for
+from evolve.judge.cost_work import Work, descriptors, dtype_of, tensor_path, works_for
 from evolve.judge.plan import Plan
 from evolve.judge.share import ALL, Share, share_of
 from evolve.judge.stages import Binary, Built, Target
@@ -129,7 +131,7 @@ def cleared_us(plan: Plan, target: Target) -> float:
     """Memsets of outputs and scratch, each a launch of its own."""
     c = constants()
     gbs = target.memory_gbs * c.memory
-    return sum(target.launch_us + c.start_us + us_for(root.nbytes, gbs) for root in plan.roots if root.zeroed)
+    return sum(target.launch_us + us_for(root.nbytes, gbs) for root in plan.roots if root.zeroed)
 
 
 def ideal_of(target: Target, workload: Workload, problem: Problem, works: Sequence[Work]) -> Ideal:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
+from evolve.judge.cost_work import Work, descriptors, tensor_path
 from evolve.judge.form import form_of
-from evolve.judge.model import Work, descriptors, tensor_path, work_of
+from evolve.judge.model import work_of
 from evolve.judge.plan import Plan
 from evolve.judge.stages import Built, Target
 from evolve.types import Scalar

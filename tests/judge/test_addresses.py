@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evolve.judge.addresses import shaped, touched
-from evolve.judge.counts import count
+from evolve.judge.counter import count
 from evolve.judge.plan import Launch, View
 from evolve.judge.ttir import Op, parse
 

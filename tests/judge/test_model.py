@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.judge.counts import count
+from evolve.judge.counter import count
 from evolve.judge.model import Prediction, predict
 from evolve.judge.occupancy import occupancy
 from evolve.judge.plan import Launch, Plan, Root, View
@@ -157,7 +157,11 @@ def test_each_launch_and_each_memset_costs(sanity, builder, sm_90, problem):
     built, workload, plan = builder.build(low), _workload(sanity), low.plans[0]
     once = predict(plan, built, sm_90, workload, problem)
     twice = predict(replace(plan, launches=plan.launches * 2), built, sm_90, workload, problem)
-    assert twice.time_us == pytest.approx(2 * once.time_us)
+    again = twice.time_us - once.time_us
+    assert sm_90.launch_us < once.time_us - again + sm_90.launch_us < 4 * sm_90.launch_us, (
+        "the first starts a call cold"
+    )
+    assert once.time_us * 0.95 < again < once.time_us
     roots = tuple(replace(r, zeroed=r.kind == "output") for r in plan.roots)
     assert predict(replace(plan, roots=roots), built, sm_90, workload, problem).time_us > once.time_us + sm_90.launch_us
 
