@@ -71,16 +71,23 @@ def export(order: Order, say: Say = lambda _: None) -> Report:
             opener = _opener(config, written, _calibration(chosen.environment))
             bench = Bench(open=opener, written=written, draft=draft, say=say)
             modelled = [n for n, w in by_id.items() if w.evaluation.modelled]  # a model's choice is only a start
-            verified = bench.verify({n: w.evaluation.parameters for n, w in by_id.items()}, tune=modelled)
+            own = chosen.found[0].evaluation.ranking_key
+            foreign = [n for n, w in by_id.items() if w.evaluation.ranking_key != own]
+            verified = bench.verify(
+                {n: w.evaluation.parameters for n, w in by_id.items()}, tune=modelled, foreign=foreign
+            )
             _refuse(verified.refusals)
-            provenance["candidates"] = {
+            provenance["candidates"] |= {
                 name: {
-                    **winners.judged(replace(w, evaluation=verified.evaluations[name], confirmed=True), chosen.name),
-                    "in_run": winners.measured(w.evaluation),
+                    **winners.judged(replace(by_id[name], evaluation=judged, confirmed=True), chosen.name),
+                    "in_run": winners.measured(by_id[name].evaluation),
                 }
-                for name, w in by_id.items()
+                for name, judged in verified.evaluations.items()
             }
-            dispatch |= {"rows": verified.rows, "autocast": verified.trial["autocast"]}
+            # Rows of other kinds of GPU that the run had stay, and wait there for `evolve refresh`.
+            waiting = [row for row in dispatch["rows"] if row["kernels"] in foreign]
+            dispatch = table.merged({**dispatch, "rows": waiting}, verified.rows)
+            dispatch["autocast"] = verified.trial["autocast"]
             trial, sentences = verified.trial, verified.sentences
         else:
             say("Trying the package in a fresh process")
@@ -112,7 +119,9 @@ def refresh(folder: Path, say: Say = lambda _: None) -> Report:
         draft = _draft(stack, folder.resolve().parent, written.name)
         package.write(draft, written, dispatch, provenance)
         bench = Bench(open=_opener(config, written), written=written, draft=draft, say=say)
-        verified = bench.verify(_before(dispatch, written), tune=list(written.kernels))
+        led = {row["kernels"] for row in dispatch["rows"] if row["device"] == Gpu(visible(0)).device()}
+        foreign = [name for name in written.kernels if led and name not in led]
+        verified = bench.verify(_before(dispatch, written), tune=list(written.kernels), foreign=foreign)
         merged = table.merged(table.read(folder), verified.rows)
         if "autocast" in verified.trial:
             merged["autocast"] = verified.trial["autocast"]

@@ -120,6 +120,13 @@ def best(journal: Journal, key: str | None = None) -> Row | None:
     return None if step is None else _row(journal, step)
 
 
+def other_bests(journal: Journal) -> list[Row]:
+    """What was confirmed to lead on each further kind of GPU that the run had."""
+    keys = journal.query("SELECT DISTINCT ranking_key FROM steps WHERE verdict = 'PASSED' AND confirmed_seq NOT NULL")
+    found = [best(journal, key) for (key,) in sorted(keys) if key != ranking_key(journal)]
+    return [row for row in found if row is not None and row.confirmed]
+
+
 def waiting(journal: Journal) -> list[Row]:
     """Would-be bests that still have to be confirmed, the best one first."""
     present = best(journal)

@@ -41,11 +41,14 @@ class Winners:
 
 
 def of_run(targets: Sequence[str], runs: Path) -> Winners:
-    """`RUN`, `RUN:ID`, or several; an ID without a run belongs to the first one's."""
+    """`RUN`, `RUN:ID`, or several; an ID without a run belongs to the first one's. Of a run that had several kinds of
+    GPU the best of each, the run's own first."""
     first = named(targets[0], runs)
     selectors = [first.selector or "best", *(_selector(text, first.folder, runs) for text in targets[1:])]
     with closing(Journal.open(first.folder)) as journal:
         ids = dict.fromkeys(journal.resolve(s) for s in selectors)
+        if selectors == ["best"]:
+            ids |= dict.fromkeys(other.candidate_id for other in lineage.other_bests(journal) if other.candidate_id)
         found = tuple(_winner(journal, each) for each in ids)
         return Winners(folder=first.folder, meta=dict(journal.meta), environment=dict(journal.environment), found=found)
 

@@ -3,13 +3,15 @@ table, what is refused, and that a refresh is whole or not at all."""
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
-from evolve import exporting
+from evolve import exporting, lineage
 from evolve.errors import MachineryError, UsageError
 from evolve.export import verifying
-from evolve.types import Evaluation, Measurement, Verdict
+from evolve.journal import Journal
+from evolve.types import Confirmed, Evaluation, Judged, Measurement, Verdict
 
 from .conftest import make_run
 
@@ -225,3 +227,24 @@ def test_what_is_no_package_or_no_gpu_is_said(gpu, tmp_path, package, monkeypatc
     monkeypatch.setattr(exporting, "gpu_present", lambda: False)
     with pytest.raises(UsageError, match="no NVIDIA GPU answers here"):
         exporting.refresh(package.folder)
+
+
+def test_a_run_of_several_kinds_of_gpu_has_rows_for_each(gpu, tmp_path):
+    """The best of each, confirmed on its own kind: this GPU's rows are verified, the other's wait for it."""
+    gpu()
+    with Journal.open(tmp_path / "runs/matmul", write=True) as journal:
+        first = journal.attempt(journal.resolve("best"))
+        led = replace(
+            first.evaluation, ranking_key="gpu|A100", beats_incumbent=True, evidence={"environment": {"device": "A100"}}
+        )
+        other = replace(first.candidate, step=1, source=first.candidate.source + "# otherwise\n", digest="")
+        journal.append(Judged(step=1, candidate=other, evaluation=led))
+        journal.append(Confirmed(step=1, candidate_id=other.id, evaluation=led))
+        assert journal.resolve("best") == first.id
+        assert [row.candidate_id for row in lineage.other_bests(journal)] == [other.id]
+    folder = export().folder
+    rows = table()["rows"]
+    assert {(r["device"], r["verified"]) for r in rows} == {(DEVICE, True), ("A100", False)}
+    assert {r["kernels"] for r in rows if r["device"] == "A100"} == {"kernels_1"}
+    assert {r["parameters"] for r in rows if r["device"] == "A100"} == {"baseline"}
+    assert json.loads((folder / "provenance.json").read_text())["candidates"].keys() == {"kernels", "kernels_1"}
