@@ -13,7 +13,8 @@ is off and workloads are those of configs/matmul.yaml. OpenEvolve evaluates one 
 and what timing on one GPU wants. It gets no retries, and a time limit of its own. The clock runs from an engine's first
 verdict on. Each engine is a process group of its own, with a mark in its environment; both are killed when its time is
 over, and what is left on the GPU is said. Lost is a step that got no verdict though others came after it, or an honest
-kernel's that got a fault's: a timeout, or a context that another one broke. DIR/throughput.json grows with each engine.
+kernel's that got a fault's: a timeout, or a context that another one broke. DIR gets two files: throughput.json, which
+grows with each engine, and our run as ours.tar.gz.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import site
 import sqlite3
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -186,9 +189,9 @@ class Engine:
             "THROUGHPUT_TIMEOUT": str(LATE_SECONDS),
             "THROUGHPUT_PROBLEM": str(self.folder / "problem.py"),
             "OPENAI_API_KEY": "none",
-            "HOME": str(self.folder),  # nobody finds what another has built
-            "PYTHONUSERBASE": site.getuserbase(),
         }
+        if not Path(site.getusersitepackages()).is_dir():
+            more["HOME"] = str(self.folder)  # nobody finds what another has built
         return {**os.environ, **more, **({"THROUGHPUT_FAKE": "1"} if self.fake else {})}
 
     # --- verdicts, as (when, number of the trace, kind, what) ---
@@ -365,6 +368,13 @@ def strangers() -> tuple[str, ...]:
     return ()
 
 
+def kept(engine: Engine, out: Path) -> None:
+    """Of ours the whole run: it opens in `evolve show`."""
+    if (engine.run / "journal.sqlite").is_file():
+        with tarfile.open(out / "ours.tar.gz", "w:gz") as tar:
+            tar.add(engine.run, arcname="throughput")
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'engine':10}{'an hour':>10}{'timed':>8}{'GPU busy':>10}{'lease':>8}{'lost':>6}  by verdict"]
     for row in rows:
@@ -393,7 +403,8 @@ def main() -> int:
     for name in order.engines.split(","):
         began = time.time()
         model = Model(trace)
-        engine = Engine(name, order.out.resolve() / "work" / name, model, order.fake, order.seconds)
+        work = tempfile.TemporaryDirectory(prefix="throughput-")
+        engine = Engine(name, Path(work.name), model, order.fake, order.seconds)
         busy = Busy()
         try:
             row = measured(engine, busy)
@@ -402,9 +413,18 @@ def main() -> int:
         finally:
             busy.close()
             model.close()
+            kept(engine, order.out)
+            log = tail(engine)
+            work.cleanup()
         time.sleep(1.0)
         rows.append(
-            {**row, "served": len(model.served), "took": round(time.time() - began, 1), "left_on_gpu": strangers()}
+            {
+                **row,
+                "log": log,
+                "served": len(model.served),
+                "took": round(time.time() - began, 1),
+                "left_on_gpu": strangers(),
+            }
         )
         (order.out / "throughput.json").write_text(json.dumps({"replies": len(trace), "engines": rows}, indent=1))
         print(table(rows[-1:]), flush=True)
