@@ -50,6 +50,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
     ),
     "layernorm_residual": (
         "alignment",
+        "rows per program",
         "unmasked rows",
         "streaming loads",
         "persistent grid",
@@ -62,7 +63,10 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "scale in the exponent",
         "masked blocks apart",
         "heaviest first",
+        "settled masks",
+        "register cap",
         "warp specialization",
+        "bounded scores",
     ),
 }
 

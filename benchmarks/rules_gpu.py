@@ -47,15 +47,17 @@ SIZES: dict[str, tuple[tuple[str, dict[str, Any], str], ...]] = {
         ("deep_16384", {"M": 512, "N": 512, "K": 16384}, "cold"),
     ),
 }
-D, X, M, H, W, R = (
+D, X, M, H, W, R, E, B = (
     "tensor descriptors",
     "scale in the exponent",
     "masked blocks apart",
     "heaviest first",
     "warp specialization",
     "register cap",
+    "settled masks",
+    "bounded scores",
 )
-A, S, G, P, F, E = (
+A, S, G, P, F, T = (
     "alignment",
     "split-K",
     "program order: in groups",
@@ -65,38 +67,34 @@ A, S, G, P, F, E = (
 )
 COMPOSITIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "attention": (
-        (D, X, M, H, R),
+        (D, X, H, W, E, B),
+        (D, X, M, H, R, W, E, B),
+        (D, X, M, H, R, E),
         (D, X, M, H),
         (D, X, H, W),
-        (D, X, H),
-        (X, M, H),
-        (D, X, M, H, W, R),
         (X, M, H, R),
-        (D, X, M, R),
-        (D, X, M),
-        (X, H),
         (),
     ),
     "matmul": (
+        (A, D, G, P, F, S),
+        (A, D, G, P, F, T, S),
+        (A, D, G, P, F, S, W),
         (A, D, G, S),
         (A, D, G),
-        (A, D, G, P, F),
-        (A, D, G, P, F, E),
-        (A, D, G, P, F, E, S),
         (A, G, S),
-        (A, D, G, W),
-        (A, D, S),
         (),
     ),
-    "matmul_gelu": ((A, D, G), (A, D, G, P, F), (A, D, G, P, F, E), (A, D, G, W), ()),
+    "matmul_gelu": ((A, D, G), (A, D, G, P, F), (A, D, G, P, F, T), (A, D, G, W), ()),
     "layernorm_residual": (
+        (A, "rows per program", "unmasked rows", "streaming loads", P, "loads before the loop"),
+        (A, "rows per program", "unmasked rows", "streaming loads"),
         (A, "unmasked rows", "streaming loads"),
         (A, "unmasked rows", "streaming loads", P, "loads before the loop"),
         (A, "unmasked rows", P, "loads before the loop", "pipelining depth"),
         ("streaming loads",),
         (),
     ),
-    "paged_decode": (("split keys",), ("split keys", X), (X,), ()),
+    "paged_decode": (("wider space", "split keys", X), ("split keys",), (X,), ()),
 }
 CONFIRMED = 2  # of the best
 LAST = 14.0  # seconds before the end in which nothing new is begun
@@ -141,7 +139,8 @@ def rows(problem: str, also: Sequence[Path], version: str) -> Iterator[Row]:
 
 def described(evaluation: Evaluation) -> dict[str, Any]:
     tune = evaluation.evidence.get("tune") or {}
-    tried = {name: row.get("tried") for name, row in (tune.get("workloads") or {}).items()}
+    rows = (tune.get("workloads") or {}).items()
+    tried = {name: {"tried": row.get("tried"), "paired": row.get("paired")} for name, row in rows}
     return {
         "verdict": str(evaluation.verdict),
         "stage": evaluation.stage,

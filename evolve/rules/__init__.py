@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from evolve.rules import (
     alignment,
+    bounded_scores,
     descriptors,
     epilogue,
     even_k,
@@ -25,6 +26,7 @@ from evolve.rules import (
     program_order,
     registers,
     rows,
+    settled_masks,
     split_atomics,
     split_k,
     split_keys,
@@ -63,6 +65,8 @@ RULES: tuple[Rule, ...] = (
     fold_scale.RULE,
     masks_apart.RULE,
     heavy_first.RULE,
+    settled_masks.RULE,
+    bounded_scores.RULE,
     registers.RULE,
     undo.RULE,
 )

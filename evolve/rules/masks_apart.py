@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
+from evolve.rules.bounded_scores import STEEP
 from evolve.rules.edits import Edits
+from evolve.rules.match import settled
 from evolve.rules.source import Source
 from evolve.rules.streams import Stream, stream
 from evolve.rules.symbols import folded, identifiers, plus
@@ -50,6 +52,8 @@ class Masks:
 def rewrite(source: Source, context: Context) -> Applied:
     found = stream(source)
     loop = found.loop
+    if STEEP in source.code(loop.node):
+        raise No("The loop bounds its scores, which is a mask that this rule would not see.")
     if loop.counts or loop.start != "0":
         raise No("The loop does not run from 0 in elements, so that its last whole block is not easily known.")
     if any(isinstance(x, cst.For) for x in loop.inside):
@@ -187,6 +191,8 @@ def _terms(masks: Masks, node: ast.expr, at: int, under: str) -> list[Term] | No
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
         sides = [_terms(masks, side, at, under) for side in (node.left, node.right)]
         return None if None in sides else [t for side in sides if side for t in side]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) and settled(node, masks.found.kernel):
+        return _terms(masks, node.left, at, under)
     if isinstance(node, ast.Subscript):
         return _terms(masks, node.value, at, under) if _axis_only(node) else None
     if isinstance(node, ast.Name):
@@ -240,7 +246,7 @@ RULE = Rule(
     name="masked blocks apart",
     reason=REASON,
     rewrite=rewrite,
-    then=("heaviest first",),
+    then=("heaviest first", "settled masks"),
     weight=2.1,
     helps=frozenset({"compute", "masks"}),
 )

@@ -316,6 +316,8 @@ def conditions(
     """The comparisons `vector < scalar` whose conjunction a mask is."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
         return conditions(scope, node.left, at, loop, axis) + conditions(scope, node.right, at, loop, axis)
+    if isinstance(node, ast.BinOp) and settled(node, scope.kernel):
+        return conditions(scope, node.left, at, loop, axis)
     if isinstance(node, ast.Name):
         bind = scope.last(node.id, at)
         if bind is None or bind.value is None or scope.moves(node.id):
@@ -331,6 +333,11 @@ def conditions(
             vec = left.vecs[0]
             return [(vec if axis is None else replace(vec, axis=axis), ast.unparse(node.comparators[0]))]
     raise No(f"The mask `{ast.unparse(node)[:60]}` is not made of `index < extent`.")
+
+
+def settled(node: ast.BinOp, kernel: Kernel) -> bool:
+    """`(index < end) | EVEN`: a comparison that the host may have settled. It states the same end."""
+    return isinstance(node.op, ast.BitOr) and isinstance(node.right, ast.Name) and node.right.id in kernel.constexprs
 
 
 def stores(scope: Scope) -> list[tuple[int, cst.SimpleStatementLine, tuple[cst.CSTNode, ...], ast.Call]]:

@@ -73,6 +73,9 @@ def _stream(source: Source) -> Applied:
     edits.constexpr(kernel, found.launch, wanted, wanted)
     edits.tunable(wanted, True, (True, False))
     switch = switches.pop()
+    for arg in found.launch.call.args:  # specialized warps share registers out themselves
+        if arg.keyword is not None and arg.keyword.value == "maxnreg":
+            edits.expression(arg.value, f"None if {wanted} else ({source.code(arg.value)})")
     call = found.scope.tree(found.loop.node.iter)
     assert isinstance(call, ast.Call)
     parts = [ast.unparse(a) for a in call.args] + [f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords]
@@ -189,6 +192,7 @@ RULE = Rule(
     name="warp specialization",
     reason=REASON,
     rewrite=rewrite,
+    then=("settled masks", "bounded scores"),
     weight=1.5,
     helps=frozenset({"compute"}),
 )

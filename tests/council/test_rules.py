@@ -149,7 +149,7 @@ def test_what_ails_the_parent_moves_its_remedy_forward():
         ).model
         for n in range(12)
     )
-    assert asked.most_common(1)[0][0] == "split-K"
+    assert asked.most_common(1)[0][0].startswith("split-K")
 
 
 def test_a_tuner_leaves_no_numbers_to_rules():

@@ -267,3 +267,25 @@ def test_a_persistent_grid_that_is_off_costs_nothing():
     assert abs(split.counts.total() - before.counts.total()) < 40
     (large,) = build(several, "matmul", meta(4096, 4096), meta(4096, 4096), **point)
     assert large.grid == (132, 1)
+
+
+def test_masks_that_the_host_settles_and_bounds_that_cost_less():
+    """In one loop for all blocks, where warps are specialized: the ends are gone, the diagonal costs half."""
+    source = moved(seed("attention"), "tensor descriptors", "scale in the exponent", "warp specialization")
+    point = {"num_warps": 4, "num_stages": 2}
+    settled = moved(source, "settled masks")
+    before, after = attention(source, causal=False, **point), attention(settled, causal=False, **point)
+    assert before.counts["FSEL"] - after.counts["FSEL"] >= 120  # for each score of both consumers
+    assert after.counts["USETMAXREG"] > 0
+    ragged = meta(4, 32, 4001, 128)
+    (odd,) = build(settled, "attention", ragged, ragged, ragged, False, BLOCK_M=128, BLOCK_N=128, **point)
+    assert odd.counts["FSEL"] >= before.counts["FSEL"]
+    bounded = moved(settled, "bounded scores")
+    before, after = attention(settled, **point), attention(bounded, **point)
+    assert before.counts["FSEL"] - after.counts["FSEL"] >= 120
+    assert after.counts["ISETP"] < before.counts["ISETP"]
+    assert after.counts["FMNMX"] > before.counts["FMNMX"]
+    assert after.spills_bytes == 0
+    assert "already" in declined(bounded, "bounded scores")
+    assert "bounds its scores" in declined(moved(seed("attention"), "bounded scores"), "masked blocks apart")
+    assert "several tl.dot" in declined(seed("matmul"), "settled masks")
