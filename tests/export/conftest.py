@@ -16,8 +16,9 @@ ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = ("matmul", "attention", "paged_decode", "layernorm_residual", "matmul_gelu")
 
 
-def make_run(folder, name, *, variant=None, verdict=Verdict.PASSED, path=None, seed=None):
-    """`runs/<name>` in the folder; its problem is the shipped one's file, if no other is given."""
+def make_run(folder, name, *, variant=None, verdict=Verdict.PASSED, path=None, seed=None, candidates=1):
+    """`runs/<name>` in the folder; its problem is the shipped one's file, if no other is given. Candidates differ in a
+    comment."""
     path, seed = path or ROOT / "evaluators" / f"{name}.py", seed or ROOT / "seeds" / f"{name}.py"
     problem = load_problem(path)
     source = seed.read_text()
@@ -47,21 +48,19 @@ def make_run(folder, name, *, variant=None, verdict=Verdict.PASSED, path=None, s
     meta = {"problem": name, "problem_digest": problem.digest, "ranking_key": "modelled|sm_90"}
     environment = {"versions": {"triton": "3.7.1", "torch": "2.13.0"}, "secret": "not to be shown"}
     with Journal.create(run, config_text=yaml.safe_dump(text), environment=environment, meta=meta) as journal:
-        journal.append(Asked(step=0, member="seed", prompt=Prompt(system="", user="", kind="seed")))
-        journal.append(
-            Judged(
-                step=0,
-                candidate=Candidate(step=0, source=source, member="seed", kind="seed"),
-                evaluation=Evaluation(
-                    verdict=verdict,
-                    feedback="" if verdict is Verdict.PASSED else "wrong",
-                    stage="time",
-                    measurements=measured if verdict is Verdict.PASSED else (),
-                    ranking_key="modelled|sm_90",
-                    evidence={"environment": {"device": "NVIDIA H200"}, "certificate": [{"op": "tt.dot"}]},
-                ),
-            )
+        evaluation = Evaluation(
+            verdict=verdict,
+            feedback="" if verdict is Verdict.PASSED else "wrong",
+            stage="time",
+            measurements=measured if verdict is Verdict.PASSED else (),
+            ranking_key="modelled|sm_90",
+            evidence={"environment": {"device": "NVIDIA H200"}, "certificate": [{"op": "tt.dot"}]},
         )
+        for step in range(candidates):
+            text = source + "# another\n" * step
+            candidate = Candidate(step=step, source=text, member="seed", kind="seed")
+            journal.append(Asked(step=step, member="seed", prompt=Prompt(system="", user="", kind="seed")))
+            journal.append(Judged(step=step, candidate=candidate, evaluation=evaluation))
     return run
 
 

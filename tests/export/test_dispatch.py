@@ -136,6 +136,94 @@ def test_the_nearest_row_decides_and_far_ones_do_not(gpu):
     assert "too far" in state.dispatch.choose(tensors(2, 2, 48)).why
 
 
+def test_rows_of_other_devices_and_tritons_are_not_for_here(gpu, monkeypatch):
+    """One package for two devices: each runs at its own parameters, and a third runs the library."""
+    other = "NVIDIA H100 80GB HBM3"
+    elsewhere = row(64, 32, 48, BLOCK_M=8)
+    elsewhere["triton"] = "9.9"
+    state = gpu(row(64, 32, 48), row(64, 32, 48, device=other, BLOCK_M=16), elsewhere, row(64, 32, 64, runs="baseline"))
+    a, b = tensors()
+    for name, grid in ((fake_cuda.NAME, (2, 1)), (other, (4, 1))):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_, name=name: name)
+        state.dispatch.KNOWN.clear()
+        right(state.call(a, b), a, b)
+        assert fake_cuda.LAUNCHES[-1][1] == grid
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA B200")
+    assert not state.dispatch.choose((a, b)).kernel
+
+
+def test_nothing_is_asked_where_nothing_can_run(gpu, monkeypatch, caplog):
+    """On an unlisted device the table is out of the way after the first call, and it is told all the same."""
+    state = gpu(row(64, 32, 48, device="NVIDIA H100 80GB HBM3"))
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    a, b = tensors()
+    state.call(a, b)
+    assert not state.dispatch.RESTING  # CUDA was not touched yet: nobody knows what is there
+    for names in ([fake_cuda.NAME, "NVIDIA H100 80GB HBM3"], [fake_cuda.NAME] * 2):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda i=0, names=names: names[i])
+        state.dispatch.KNOWN.clear()
+        assert torch.equal(state.call(a, b), a @ b)
+        assert bool(state.dispatch.RESTING) is (names[1] == fake_cuda.NAME)
+    monkeypatch.setattr(state.dispatch, "choose", None)  # not asked again
+    x, y = tensors(7, 5, 3)
+    assert torch.equal(state.call(x, y), x @ y)
+    x.requires_grad_()
+    state.call(x, y).sum().backward()
+    assert x.grad is not None
+
+
+def test_a_kernel_that_cannot_be_built_is_told_once_and_the_library_runs(gpu, monkeypatch, caplog):
+    """A container without a C compiler is where that happens."""
+    state = gpu(row(64, 32, 48), row(64, 64, 64, eager="baseline"))
+
+    def fails(self, grid):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setattr(fake_cuda.FakeKernel, "__getitem__", fails)
+    with caplog.at_level(logging.WARNING):
+        for m, n, k in ((64, 32, 48), (64, 32, 48), (65, 32, 48), (64, 64, 64), (64, 64, 64)):
+            a, b = tensors(m, n, k)
+            assert torch.equal(state.call(a, b), a @ b)
+    assert len(caplog.records) == 1
+    assert "Failed to find C compiler" in caplog.text
+    state = gpu(row(64, 32, 48), FORCE="kernel")
+    with pytest.raises(RuntimeError, match="C compiler"):
+        state.call(*tensors())
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_kernel(gpu, monkeypatch):
+    state = gpu(row(64, 32, 48))
+
+    def full(self, grid):
+        raise torch.OutOfMemoryError("full")
+
+    with monkeypatch.context() as full_now:
+        full_now.setattr(fake_cuda.FakeKernel, "__getitem__", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            state.call(*tensors())
+    a, b = tensors()
+    right(state.call(a, b), a, b)
+    assert ways() == ["looked up"]
+
+
+def test_a_misaligned_call_does_not_decide_for_aligned_ones(gpu):
+    state = gpu(row(64, 32, 48))
+    a, b = tensors()
+    astray = torch.cat([a.flatten()[:1], a.flatten()])[1:].view(a.shape)
+    for _ in range(2):
+        assert torch.equal(state.call(astray, b), a @ b)
+    assert ways() == []
+    assert state.dispatch.way((astray, b)) == "misaligned"  # known, and not asked the table each time
+    for _ in range(3):
+        right(state.call(a, b), a, b)
+    assert ways() == ["looked up", "replayed", "replayed"]
+    assert torch.equal(state.call(astray, b), a @ b)
+    assert ways() == ["looked up", "replayed", "replayed"]
+
+
 def test_a_launch_bound_row_takes_the_library_but_for_graphs(gpu):
     """The kernel is launched once, so that a graph that is being captured need not build and load it."""
     state = gpu(row(64, 32, 48, eager="baseline"))

@@ -52,12 +52,13 @@ class Judge:
         self.closed = True
 
 
-def trial(orders, slow=(), wrong="", ratio=1.2, eager=1.1):
+def trial(orders, slow=(), wrong="", ratio=1.2, eager=1.1, here=(DEVICE, TRITON), better=None):
     """What the fresh process would have found of the orders it was given."""
     rows = {}
     for candidate in orders:
         for draft in candidate["rows"]:
             r = 0.9 if draft["workload"] in slow else ratio
+            r += 0.1 * ((better or {}).get(draft["workload"]) == candidate["kernels"])
             rows.setdefault(candidate["kernels"], {})[draft["workload"]] = {
                 "runs": "kernel",
                 "launches": {"count": 1, "difference": ""},
@@ -72,8 +73,8 @@ def trial(orders, slow=(), wrong="", ratio=1.2, eager=1.1):
             }
     return {
         "import_seconds": 0.01,
-        "device": DEVICE,
-        "triton": TRITON,
+        "device": here[0],
+        "triton": here[1],
         "autocast": ["bfloat16"],
         "candidates": rows,
         "workloads": {f"{k}, {n}": r for k, each in rows.items() for n, r in each.items()},
@@ -98,27 +99,27 @@ class Fresh:
 def gpu(tmp_path, monkeypatch):
     """A machine with a GPU, a run, and `say(**how)` for what judge and trial find."""
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path, "matmul", variant="fp16")
+    make_run(tmp_path, "matmul", variant="fp16", candidates=2)
     judges = []
 
-    def say(verdict=Verdict.PASSED, **how):
+    def say(verdict=Verdict.PASSED, here=(DEVICE, TRITON), **how):
         def opener(config, written, calibration=None):
             judges.append(Judge(written.problem, verdict))
             return lambda: judges[-1]
 
         monkeypatch.setattr(exporting, "gpu_present", lambda: True)
         monkeypatch.setattr(exporting, "_opener", opener)
-        monkeypatch.setattr(verifying, "FreshProcess", lambda: Fresh(lambda orders: trial(orders, **how)))
-        monkeypatch.setattr(verifying.Bench, "_here", staticmethod(lambda: (DEVICE, TRITON)))
+        monkeypatch.setattr(verifying, "FreshProcess", lambda: Fresh(lambda orders: trial(orders, here=here, **how)))
+        monkeypatch.setattr(verifying.Bench, "_here", staticmethod(lambda: here))
         return judges
 
     return say
 
 
-def export(folder="fast_matmul"):
+def export(folder="fast_matmul", targets=("matmul:0",)):
     from pathlib import Path
 
-    return exporting.export(exporting.Order(targets=("matmul",), to=Path(folder)))
+    return exporting.export(exporting.Order(targets=targets, to=Path(folder)))
 
 
 def table(folder="fast_matmul"):
@@ -189,6 +190,48 @@ def test_a_refresh_adds_rows_and_keeps_those_of_others(gpu, tmp_path):
     assert len(json.loads((folder / "provenance.json").read_text())["refreshed"]) == 2
     assert again.folder == folder
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fast_matmul"]
+
+
+def test_a_package_goes_from_device_to_device_and_from_triton_to_triton(gpu, tmp_path):
+    """Each pair's rows are its own; what runs on one is not changed by what was found on another."""
+    pairs = [(DEVICE, "3.6"), ("NVIDIA H100 80GB HBM3", "3.6"), (DEVICE, "3.7"), ("NVIDIA H100 80GB HBM3", "3.6")]
+    gpu(here=pairs[0], ratio=1.2)
+    folder = export().folder
+    found = [dict(_by_pair())]
+    for here, ratio in zip(pairs[1:], (1.3, 1.25, 1.4), strict=True):
+        gpu(here=here, ratio=ratio, slow=("held_wide",) if ratio == 1.25 else ())
+        exporting.refresh(folder)
+        found.append(dict(_by_pair()))
+    assert [set(f) for f in found] == [set(pairs[:1]), set(pairs[:2]), set(pairs[:3]), set(pairs[:3])]
+    assert found[-1][pairs[0]] == found[0][pairs[0]]
+    assert found[-1][pairs[2]] == found[2][pairs[2]]
+    assert {ratio for _, _, ratio in found[-1][pairs[1]]} == {1.4}
+    assert {name for runs, name, _ in found[-1][pairs[2]] if runs == "library"} == {"held_wide"}
+    assert {runs for runs, _, _ in found[-1][pairs[0]]} == {"kernel"}
+    text = (folder / "README.md").read_text()
+    assert [f"**{d}, Triton {t}**" in text for d, t in pairs] == [True] * 4
+
+
+def _by_pair():
+    rows = {}
+    for row in table()["rows"]:
+        runs = "library" if row["parameters"] == "baseline" else "kernel"
+        rows.setdefault((row["device"], row["triton"]), []).append(
+            (runs, row["workload"], row["measured"]["ratio"]["median"])
+        )
+    return rows
+
+
+def test_of_several_candidates_the_best_serves_each_workload(gpu):
+    gpu(better={"4096": "kernels_1", "8192": "kernels"})
+    folder = export(targets=("matmul:0", "1")).folder
+    serves = {r["workload"]: r["kernels"] for r in table()["rows"]}
+    assert serves["4096"] == "kernels_1"
+    assert serves["8192"] == "kernels"
+    assert (folder / "kernels_1.py").read_text().endswith("# another\n")
+    gpu(better={"4096": "kernels"})
+    exporting.refresh(folder)
+    assert {r["workload"]: r["kernels"] for r in table()["rows"]}["4096"] == "kernels"
 
 
 def test_a_kernel_that_does_not_hold_here_runs_the_library_here(gpu):
