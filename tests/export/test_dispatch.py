@@ -224,6 +224,22 @@ def test_a_misaligned_call_does_not_decide_for_aligned_ones(gpu):
     assert ways() == ["looked up", "replayed", "replayed"]
 
 
+def test_scalars_of_other_types_than_were_verified_take_the_library(gpu, monkeypatch):
+    """Triton builds another kernel for a 1 than for a 1.0; a tensor could be changed in place and still be found."""
+    state = gpu(row(64, 32, 48))
+    table, Unfit = state.dispatch.TABLE, state.table.Unfit
+    more = [("eps", "number"), ("n", "size"), ("causal", "flag")]
+    monkeypatch.setattr(table, "arguments", [*table.arguments, *more])
+    good = (1e-5, 3, True)
+    assert table.describe((*tensors(), *good)).flags == (("causal", True),)
+    for place, bad in ((0, 1), (0, torch.tensor(1e-5)), (0, True), (1, 3.0), (1, True), (2, 1), (2, None)):
+        given = list(good)
+        given[place] = bad
+        with pytest.raises(Unfit, match=f"{more[place][0]} is of type"):
+            table.describe((*tensors(), *given))
+    assert state.dispatch.index_of((*tensors(), torch.tensor(1e-5), 3, True)) is None
+
+
 def test_a_launch_bound_row_takes_the_library_but_for_graphs(gpu):
     """The kernel is launched once, so that a graph that is being captured need not build and load it."""
     state = gpu(row(64, 32, 48, eager="baseline"))
