@@ -99,7 +99,7 @@ class Fresh:
 def gpu(tmp_path, monkeypatch):
     """A machine with a GPU, a run, and `say(**how)` for what judge and trial find."""
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path, "matmul", variant="fp16", candidates=2)
+    make_run(tmp_path, "matmul", variant="fp16")
     judges = []
 
     def say(verdict=Verdict.PASSED, here=(DEVICE, TRITON), **how):
@@ -116,7 +116,7 @@ def gpu(tmp_path, monkeypatch):
     return say
 
 
-def export(folder="fast_matmul", targets=("matmul:0",)):
+def export(folder="fast_matmul", targets=("matmul",)):
     from pathlib import Path
 
     return exporting.export(exporting.Order(targets=targets, to=Path(folder)))
@@ -222,7 +222,9 @@ def _by_pair():
     return rows
 
 
-def test_of_several_candidates_the_best_serves_each_workload(gpu):
+def test_of_several_candidates_the_best_serves_each_workload(gpu, tmp_path):
+    shutil.rmtree(tmp_path / "runs")
+    make_run(tmp_path, "matmul", variant="fp16", candidates=2)
     gpu(better={"4096": "kernels_1", "8192": "kernels"})
     folder = export(targets=("matmul:0", "1")).folder
     serves = {r["workload"]: r["kernels"] for r in table()["rows"]}
