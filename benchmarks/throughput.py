@@ -403,7 +403,7 @@ def main() -> int:
     for name in order.engines.split(","):
         began = time.time()
         model = Model(trace)
-        work = tempfile.TemporaryDirectory(prefix="throughput-")
+        work = tempfile.TemporaryDirectory(prefix="throughput-", ignore_cleanup_errors=True)
         engine = Engine(name, Path(work.name), model, order.fake, order.seconds)
         busy = Busy()
         try:
@@ -413,7 +413,8 @@ def main() -> int:
         finally:
             busy.close()
             model.close()
-            kept(engine, order.out)
+            with contextlib.suppress(OSError):
+                kept(engine, order.out)
             log = tail(engine)
             work.cleanup()
         time.sleep(1.0)
