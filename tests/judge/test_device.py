@@ -20,6 +20,7 @@ from evolve.judge.gpu import device as device_module  # noqa: E402
 from evolve.judge.gpu.device import GpuDevice, open_pool  # noqa: E402
 from evolve.judge.stages import Gated, Ready, Ruling, Screened, Target  # noqa: E402
 from evolve.problem import load_problem  # noqa: E402
+from evolve.sentences import figure  # noqa: E402
 from evolve.types import Attempt, Candidate, Evaluation, Job, Measurement, Verdict  # noqa: E402
 
 TARGET = Target(
@@ -120,6 +121,22 @@ def test_the_incumbent_is_timed_beside_it(device, tmp_path):
     assert timed.evidence["square"]["orders"] == ["CIBBIC", "IBCCBI", "BCIICB"]
     assert timed.evidence["promotion"]["incumbent"] == old.job.candidate.id
     assert timed.beats_incumbent
+
+
+def test_who_loses_the_race_is_told_and_shown_as_timed_quickly_and_a_confirmation_never_is(device, tmp_path):
+    old = ready(device, "honest", tmp_path, step=12)
+    device.check(old)
+    device.time(old)
+    for mode, quick in (("judge", True), ("confirm", False)):
+        new = ready(device, "slower", tmp_path, step=13, incumbent=attempt(old), mode=mode)
+        device.check(new)
+        timed = device.time(new)
+        judged = Evaluation(verdict=Verdict.PASSED, measurements=timed.measurements)
+        assert not timed.beats_incumbent
+        assert judged.quick is quick
+        assert timed.feedback.startswith("Timed quickly") is quick
+        assert figure(judged).endswith("timed quickly") is quick
+        device.leave(new.job)
 
 
 def test_confirm_times_held_out_workloads_too(device, tmp_path):
