@@ -65,6 +65,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "heaviest first",
         "settled masks",
         "register cap",
+        "operand in registers",
         "warp specialization",
         "bounded scores",
     ),

@@ -47,7 +47,7 @@ SIZES: dict[str, tuple[tuple[str, dict[str, Any], str], ...]] = {
         ("deep_16384", {"M": 512, "N": 512, "K": 16384}, "cold"),
     ),
 }
-D, X, M, H, W, R, E, B = (
+D, X, M, H, W, R, E, B, Q = (
     "tensor descriptors",
     "scale in the exponent",
     "masked blocks apart",
@@ -56,6 +56,7 @@ D, X, M, H, W, R, E, B = (
     "register cap",
     "settled masks",
     "bounded scores",
+    "operand in registers",
 )
 A, S, G, P, F, T = (
     "alignment",
@@ -67,10 +68,11 @@ A, S, G, P, F, T = (
 )
 COMPOSITIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "attention": (
+        (D, X, M, H, R, Q, E),
         (D, X, H, W, E, B),
-        (D, X, M, H, R, W, E, B),
-        (D, X, M, H, R, E),
-        (D, X, M, H),
+        (D, X, M, H, R, Q, W, E, B),
+        (D, X, M, H, R),
+        (X, M, H, R, Q),
         (D, X, H, W),
         (X, M, H, R),
         (),

@@ -17,6 +17,7 @@ from evolve.rules import (
     fuse,
     heavy_first,
     hoist,
+    kept_operand,
     masks_apart,
     modulo,
     parameters,
@@ -68,6 +69,7 @@ RULES: tuple[Rule, ...] = (
     settled_masks.RULE,
     bounded_scores.RULE,
     registers.RULE,
+    kept_operand.RULE,
     undo.RULE,
 )
 

@@ -187,6 +187,23 @@ def test_two_blocks_share_an_sm_under_a_cap_of_registers():
     assert "second block could hide" in declined(seed("matmul"), "register cap")
 
 
+def test_queries_stay_in_registers_and_leave_room_for_a_third_block():
+    source = moved(
+        seed("attention"), "tensor descriptors", "scale in the exponent", "masked blocks apart", "register cap"
+    )
+    found = chain(source, "operand in registers")
+    point = {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2, "REGISTERS": 168}
+    kept, read = (attention(found.source, Q_IN_REGISTERS=x, **point) for x in (True, False))
+    assert read.shared_bytes - kept.shared_bytes >= 64 * 128 * 2  # the block of queries
+    assert 3 * (kept.shared_bytes + 1024) <= 233_472 < 3 * (read.shared_bytes + 1024)
+    assert kept.registers <= 168
+    assert kept.spills_bytes == 0
+    assert kept.counts["HGMMA"] == read.counts["HGMMA"]
+    assert "num_stages=2" in found.source
+    assert "one statement" in declined(found.source, "operand in registers")
+    assert "several tl.dot" in declined(seed("matmul"), "operand in registers")
+
+
 def test_several_rows_are_one_tile_and_one_row_is_as_it_was():
     def rows(source: str, count: int = 2048, width: int = 1024, **tunables: object):
         x, w = meta(count, width), meta(width)
