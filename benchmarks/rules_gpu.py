@@ -154,6 +154,7 @@ def described(evaluation: Evaluation) -> dict[str, Any]:
         "ruling": str(evaluation.evidence.get("ruling", ""))[-1500:],
         "tune_ended": tune.get("ended"),
         "tried": tried,
+        "checks": tune.get("checks"),
     }
 
 

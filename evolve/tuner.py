@@ -107,6 +107,10 @@ class Tuner:
             self._sampler.tell(key, point, INFEASIBLE if value_us is None else math.log(value_us))
 
     @property
+    def asked(self) -> int:
+        return len(self._asked)
+
+    @property
     def spent(self) -> bool:
         """Nothing more will be asked. False says only that something may be: the rest could be infeasible."""
         return len(self._asked) >= self.points or (not self._start and len(self._asked) >= self.size)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from evolve.tuner import Tuner, key_of, nearest
 from evolve.tuner_known import Limits, Setting, pairs, plain
 from evolve.tuner_priors import priors
+from evolve.tuner_search import Search
 
 SPACE = {
     "BLOCK_M": (16, 32, 64, 128, 256),
@@ -346,6 +347,54 @@ def test_beside_the_best_lie_steps_of_two_and_switches_at_off():
     assert {"BLOCK_M", "num_warps"} in moved
     assert {"BLOCK_K", "num_stages"} in moved
     assert max(map(len, moved)) == 2
+
+
+# --- Workloads side by side -------------------------------------------------------------------------------------------
+
+
+def child(kin, value=bowl, **more):
+    """A search of two workloads, whose first start is what the parent had; how many points each asked."""
+    starts = [{**BEST, "num_stages": 4}, {**BEST, "BLOCK_M": 64, "num_warps": 4}]
+    tuners = {n: Tuner(SPACE, start=starts, points=40, pairs=pairs(SPACE)) for n in ("one", "two")}
+    search, rounds = Search(tuners=tuners, points=40, kin=kin), 0
+    while asked := search.ask(10):
+        for name, point in asked:
+            tuners[name].tell(point, value(point))
+        search.compare({n: (more["best"] / t.best.value_us, 1.0) for n, t in tuners.items()} if more else {})
+        rounds += 1
+        if search.over:
+            break
+        search.share([t.best.point for t in tuners.values()])
+    return {n: t.asked for n, t in tuners.items()}, search, rounds
+
+
+def test_a_child_asks_few_points_unless_it_contends():
+    everything, _, _ = child("none", best=50.0)
+    few, search, _ = child("familiar", best=88.0)
+    assert everything["one"] > 20
+    assert set(few.values()) == {5}
+    assert "does not contend" in search.over
+    some, _, _ = child("strange", best=88.0)
+    assert set(some.values()) == {8}
+    near, search, _ = child("familiar", best=100.0)
+    assert search.contends
+    assert 8 < near["one"] <= 40 / 2
+    whole, search, _ = child("strange", best=100.0)
+    assert whole["one"] > near["one"], "and the steps of two parameters"
+    assert all(t.settled() for t in search.tuners.values())
+
+
+def test_who_is_far_behind_everywhere_is_left_after_a_round():
+    asked, search, rounds = child("strange", best=70.0)
+    assert rounds == 1
+    assert "1.3 times slower" in search.over
+    assert set(asked.values()) == {2}, "its starts"
+
+
+def test_without_anything_to_be_compared_with_a_child_contends():
+    asked, search, _ = child("familiar")
+    assert search.contends
+    assert asked["one"] > 5
 
 
 # --- Sizes that were never tuned --------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from evolve.tuner import Key as PointKey
 from evolve.tuner import Tuner, key_of
 from evolve.tuner_known import Limits
 from evolve.tuner_priors import priors
-from evolve.tuner_search import ALL_TRIED, Search
+from evolve.tuner_search import ALL_TRIED, BESIDE_TRIED, Search
 from evolve.types import Json, Scalar, Verdict
 
 LEADERS = 4  # of each workload that are timed in pairs
@@ -96,7 +96,7 @@ class Session:
             self.tuners[workload.name] = begin.tuner_of(
                 bench.problem, workload, self.ready, limits, bench.tuning.points
             )
-        self.search = Search(tuners=self.tuners, points=bench.tuning.points, familiar=begin.inherits(self.ready))
+        self.search = Search(tuners=self.tuners, points=bench.tuning.points, kin=begin.kin(self.ready))
         self._search()
         moved = self._winners()
         tuned, refused = self.ready, ""
@@ -116,6 +116,7 @@ class Session:
             self.rounds += 1
             self._round([(name, point, self._point(name, point)) for name, point in asked])
             self._recognise()
+            self.search.compare(self._speeds())
             last = time.monotonic() - begun
             self.ended = self.sitting.spent or self.search.over
             if self.ended:
@@ -124,21 +125,27 @@ class Session:
                 self.ended = "the next round would not have ended in time"
                 return
             self.search.share([point for name in self.tuners for point in self._leading(name)])
-        self.ended = self.search.over or "every point beside the best was tried"
+        self.ended = self.search.over or BESIDE_TRIED
 
     def _recognise(self) -> None:
-        """After the first round: another form than the parent's is searched like a kernel that has none."""
+        """After the first round: another form than the parent's makes a child strange, and Hopper's priors worth it."""
         parent = self.ready.job.parent
-        if self.rounds > 1 or not self.search.familiar or parent is None:
+        if self.rounds > 1 or self.search.kin != "familiar" or parent is None:
             return
-        points = (
-            (name, key_of(tuner.completed(parent.parameters.get(name, {})))) for name, tuner in self.tuners.items()
-        )
-        self.search.familiar = begin.familiar(self.ready, [self.shots[at] for at in points if at in self.shots])
-        for name, tuner in () if self.search.familiar else self.tuners.items():
-            tuner.suggest(
-                [{**self.ready.parameters[name], **p} for p in priors(tuner.space, self.limits[name].setting)]
-            )
+        points = ((name, key_of(t.completed(parent.parameters.get(name, {})))) for name, t in self.tuners.items())
+        if begin.familiar(self.ready, [self.shots[at] for at in points if at in self.shots]):
+            return
+        self.search.kin = "strange"
+        for name, tuner in self.tuners.items():
+            known = priors(tuner.space, self.limits[name].setting)
+            tuner.suggest([{**self.ready.parameters[name], **point} for point in known])
+
+    def _speeds(self) -> dict[str, tuple[float, float]]:
+        """What the incumbent took over the best found so far, and the workload's weight."""
+        best = self.ready.job.incumbent
+        rows = {m.workload: m for m in best.evaluation.measurements} if best else {}
+        times = {name: tuner.best.value_us for name, tuner in self.tuners.items() if tuner.best}
+        return {name: (rows[name].time_us / us, rows[name].weight) for name, us in times.items() if us and name in rows}
 
     def _spent(self) -> float:
         return time.monotonic() - self.began
@@ -197,7 +204,7 @@ class Session:
         return found
 
     def _plainest(self, chosen: Mapping[str, Shot]) -> dict[str, Shot]:
-        found = plainest(self.maker, self.ready.screened, chosen)
+        found = plainest(self.maker, self.ready.screened, chosen, known=self.shots, before=begin.parents(self.ready))
         self.timed_as |= {n: chosen[n].point.parameters for n, shot in found.items() if shot is not chosen[n]}
         return {name: shot for name, shot in found.items() if not self._is_as_it_came(shot)}
 
@@ -263,7 +270,8 @@ class Session:
             "seconds": {"at_most": self.bench.tuning.seconds, "taken": round(self._spent(), 3)},
             **self.sitting.evidence(),
             "rounds": self.rounds,
-            "familiar": self.search.familiar,
+            "kin": self.search.kin,
+            "contends": self.search.contends,
             "ended": self.ended,
             "workloads": rows,
             "checks": self.checks,

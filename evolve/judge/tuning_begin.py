@@ -19,6 +19,7 @@ from evolve.problem import Problem
 from evolve.tuner import Point, Tuner
 from evolve.tuner_known import Limits, Setting, pairs, plain
 from evolve.tuner_priors import priors
+from evolve.tuner_search import Kin
 from evolve.types import Scalar, Workload, digest_of
 
 FORM = "form"  # the trait of a judged candidate that its children are compared with
@@ -66,29 +67,34 @@ def tuner_of(problem: Problem, workload: Workload, ready: Ready, limits: Limits,
 
 def believed(ready: Ready, workload: str) -> list[Point]:
     """What the parent had, with its children's new switches on and off, and what the candidate came with."""
-    defaults, table = ready.parameters[workload], _parents(ready)
+    defaults, table = ready.parameters[workload], parents(ready)
     if workload not in table:
         return [defaults]
-    parents = {**defaults, **{n: v for n, v in table[workload].items() if n in defaults}}
+    best = {**defaults, **{n: v for n, v in table[workload].items() if n in defaults}}
     off = {name: value for name, value in plain(ready.screened.tune).items() if name not in table[workload]}
-    return [parents, *({**parents, name: value} for name, value in off.items()), defaults]
+    return [best, *({**best, name: value} for name, value in off.items()), defaults]
 
 
 def tried_elsewhere(problem: Problem, ready: Ready, workload: str) -> list[Point]:
     """What suits the parent's other sizes; without a parent, what came with an adopted kernel."""
-    defaults, table = ready.parameters[workload], _parents(ready)
+    defaults, table = ready.parameters[workload], parents(ready)
     rows = [row for name, row in table.items() if name != workload]
     given = [] if table else [p for p in problem.starts if p.keys() <= defaults.keys()]
     return [{**defaults, **point} for point in [*rows, *given]]
 
 
-def _parents(ready: Ready) -> Mapping[str, Mapping[str, Scalar]]:
+def parents(ready: Ready) -> Mapping[str, Mapping[str, Scalar]]:
     return ready.job.parent.parameters if ready.job.parent else {}
+
+
+def kin(ready: Ready) -> Kin:
+    """Before anything is built, by the names alone."""
+    return "familiar" if inherits(ready) else "strange" if parents(ready) else "none"
 
 
 def inherits(ready: Ready) -> bool:
     """Whether the parent was timed at parameters of all the names that are searched here."""
-    table = _parents(ready)
+    table = parents(ready)
     return bool(table) and all(set(ready.screened.tune) <= row.keys() for row in table.values())
 
 

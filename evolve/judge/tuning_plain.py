@@ -14,24 +14,51 @@ from typing import TypeAlias
 from evolve.judge.plan import Plan
 from evolve.judge.points import Maker, Shot
 from evolve.judge.stages import Gated, Point, Screened
+from evolve.tuner import Key as PointKey
+from evolve.tuner import key_of
 from evolve.tuner_known import plain
-from evolve.types import Scalar
+from evolve.types import NOTHING, Scalar
 
 Parameters: TypeAlias = Mapping[str, Scalar]
 
 
-def plainest(maker: Maker, screened: Screened, shots: Mapping[str, Shot]) -> dict[str, Shot]:
-    """Each with the switches off that its launches do not need: one by one first, then all of those together."""
-    off = plain(screened.tune)
-    alone = _alike(maker, screened, shots, {name: _each_off(shot, off) for name, shot in shots.items()})
+Known: TypeAlias = Mapping[tuple[str, PointKey], Shot]
+
+
+def plainest(
+    maker: Maker,
+    screened: Screened,
+    shots: Mapping[str, Shot],
+    *,
+    known: Known | None = None,
+    before: Mapping[str, Parameters] = NOTHING,
+) -> dict[str, Shot]:
+    """Each with the switches off that its launches do not need: one by one first, then all of those together. Nothing
+    is lowered to learn what `known` shots say, or about a switch that stands as the parent had it `before`."""
+    off, known = plain(screened.tune), known or {}
+    tried = {name: _each_off(shot, off, before.get(name, NOTHING)) for name, shot in shots.items()}
+    told = {name: [s for p in row if (s := known.get((name, _key(screened, p))))] for name, row in tried.items()}
+    alone = _alike(
+        maker,
+        screened,
+        shots,
+        {name: [p for p in row if (name, _key(screened, p)) not in known] for name, row in tried.items()},
+    )
+    for name, row in told.items():
+        alone.setdefault(name, []).extend(s for s in row if _launches(s.plan) == _launches(shots[name].plan))
     several = {name: found for name, found in alone.items() if len(found) > 1}
     joint = _alike(maker, screened, shots, {name: [_joined(shots[name], found)] for name, found in several.items()})
     return {name: next(iter([*joint.get(name, []), *alone.get(name, []), shot])) for name, shot in shots.items()}
 
 
-def _each_off(shot: Shot, off: Parameters) -> list[Parameters]:
+def _key(screened: Screened, parameters: Parameters) -> PointKey:
+    return key_of({name: parameters[name] for name in screened.tune})
+
+
+def _each_off(shot: Shot, off: Parameters, before: Parameters) -> list[Parameters]:
     mine = shot.point.parameters
-    return [{**mine, name: v} for name, v in off.items() if name in mine and repr(mine[name]) != repr(v)]
+    moved = [n for n in off if n in mine and repr(mine[n]) not in (repr(off[n]), repr(before.get(n)))]
+    return [{**mine, name: off[name]} for name in moved]
 
 
 def _joined(shot: Shot, found: Sequence[Shot]) -> Parameters:

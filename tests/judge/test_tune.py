@@ -148,7 +148,7 @@ def test_a_child_of_its_parents_form_is_done_after_a_third_and_another_is_not(cp
     whole, familiar, strange = (
         sum(len(row["tried"]) for row in f.evidence["tune"]["workloads"].values()) for f in (parent, *found)
     )
-    assert [f.evidence["tune"]["familiar"] for f in found] == [True, False]
+    assert [f.evidence["tune"]["kin"] for f in found] == ["familiar", "strange"]
     assert familiar <= 0.5 * whole, (whole, familiar, strange)
     assert strange > familiar
 

@@ -71,7 +71,7 @@ def test_a_kernel_without_a_parent_starts_at_its_defaults_and_the_priors():
 
 def test_each_new_switch_is_tried_off_at_the_parents_best_for_every_workload():
     child = ready({**SPACE, **SWITCHES}, {**DEFAULTS, **ON})
-    assert not begin.inherits(child)
+    assert begin.kin(child) == "strange"
     for name in NAMES:
         asked = tuner(child, name).ask(10)
         parents = {n: v for n, v in {**BEST, **ON}.items() if n in {**SPACE, **SWITCHES}}
@@ -85,7 +85,8 @@ def test_each_new_switch_is_tried_off_at_the_parents_best_for_every_workload():
 
 def test_a_familiar_child_starts_from_what_is_known_and_asks_beside_it():
     child = ready()
-    assert begin.inherits(child)
+    assert begin.kin(child) == "familiar"
+    assert begin.kin(ready(parent=False)) == "none"
     search = tuner(child)
     asked = search.ask(10, near=True)
     assert asked == [{n: p[n] for n in SPACE} for p in (BEST, DEFAULTS)]

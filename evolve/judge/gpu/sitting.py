@@ -25,7 +25,7 @@ from evolve.judge.points import LATE, Maker, Shot, merged
 from evolve.judge.stages import Point, Ready, Ruling
 from evolve.judge.statistics import Interval
 from evolve.judge.tune import Tuning
-from evolve.tuner import key_of
+from evolve.tuner import distance, key_of
 from evolve.types import Json, Workload
 
 BATCH = 10  # of each workload in one round: two to four rounds of 40 points, so that the GPU is not asked for often,
@@ -35,6 +35,7 @@ LAST_LOST = MOST_LOST + 2  # and until what was found is given up, too
 ROUNDS = 8  # of a duel, two samples of each: enough for an interval
 POINT_SECONDS = 1.5  # of silence, besides what the baseline's time grants: whoever needs longer is not fast
 HUNG = 300.0  # times the baseline's sample
+ALIKE = 2  # sizes for checking at which a winner is checked
 BRIEF = ("mixed", "last_tile")  # inputs at the check sizes for a winner, beside "changed"; at its own as for any
 
 
@@ -55,7 +56,7 @@ class GpuSitting:
         self._best: dict[str, float] = {}  # the best ratio to the anchor, by workload
         self._anchor: dict[str, float] = {}  # microseconds of the anchor at first
         self._written: dict[int, dict[str, Any]] = {}
-        self._checked: set[Any] = set()  # parameters that were checked at the check sizes
+        self._checked: set[Any] = set()  # sizes for checking, with parameters that were checked at them
         self._deadly: dict[Any, str] = {}  # parameters that took a process on one workload are not tried on another
         self.lost: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}  # under the lease, by workload
@@ -218,18 +219,16 @@ class GpuSitting:
     # --- checks ---
 
     def check(self, shots: Sequence[Shot]) -> list[Mapping[str, float] | str]:
-        """Each at its own timed size, and once for each choice of parameters at the sizes for checking."""
-        if not shots:
-            return []
-        small = self._device.problem.of_role("check", self._device.variant)
-        alike = {key_of(shot.point.parameters): shot.point.parameters for shot in shots}
-        wanted = [
-            Point(workload=w, parameters=parameters)
-            for key, parameters in alike.items()
-            if key not in self._checked
-            for w in small
-        ]
-        made = dict(zip(map(_name, wanted), self._maker.make(self._ready.screened, wanted), strict=True))
+        """Each at its own timed size, and at the two sizes for checking that are most like it: every size is a build.
+        A confirmation checks them all."""
+        small = {shot.workload: self._small(shot.point.workload) for shot in shots}
+        wanted = {
+            _name(point): point
+            for shot in shots
+            for point in (Point(workload=w, parameters=shot.point.parameters) for w in small[shot.workload])
+            if _name(point) not in self._checked
+        }
+        made = dict(zip(wanted, self._maker.make(self._ready.screened, list(wanted.values())), strict=True))
         said: list[Mapping[str, float] | str] = []
         while len(said) < len(shots):
             if len(self.lost) >= LAST_LOST:
@@ -238,16 +237,24 @@ class GpuSitting:
             session, lost = self._device.session(self._ready), len(self.lost)
             with self._device.leased(self._ready, "tune"):
                 while len(said) < len(shots) and lost == len(self.lost):
-                    said.append(self._checked_one(session, shots[len(said)], small, made))
+                    shot = shots[len(said)]
+                    said.append(self._checked_one(session, shot, small[shot.workload], made))
         return said
+
+    def _small(self, workload: Workload) -> list[Workload]:
+        known = self._device.problem.of_role("check", self._device.variant)
+        return sorted(known, key=lambda w: distance(w.params, workload.params))[:ALIKE]
 
     def _checked_one(
         self, session: Session, shot: Shot, small: Sequence[Workload], made: Mapping[Any, Shot | str]
     ) -> Mapping[str, float] | str:
         parameters = shot.point.parameters
         needed: list[Shot] = [shot]
-        for workload in small if key_of(parameters) not in self._checked else ():
-            found = made[_name(Point(workload=workload, parameters=parameters))]
+        names = {_name(Point(workload=w, parameters=parameters)): w for w in small}
+        for name, workload in names.items():
+            if name in self._checked:
+                continue
+            found = made[name]
             if isinstance(found, str):
                 return f"workload {workload.name}: {found}"
             needed.append(found)
@@ -261,7 +268,7 @@ class GpuSitting:
         except Ruling as ruling:
             self.lost += session.faults[faults:]
             return ruling.feedback
-        self._checked.add(key_of(parameters))
+        self._checked |= names.keys()
         return errors
 
 
