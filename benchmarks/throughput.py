@@ -52,7 +52,7 @@ from evolve.judge.gpu.nvml import Gpu, visible  # noqa: E402
 from evolve.judge.gpu.server import sweep  # noqa: E402
 from evolve.types import Confirmed, Judged, Replied, Verdict  # noqa: E402
 
-ENGINES = ("ours", "plain", "fresh", "behind")
+ENGINES = ("ours", "fresh", "plain", "behind")
 MARK = "EVOLVE_THROUGHPUT"
 START_SECONDS = 120.0  # until an engine's first verdict: calibration, imports, the seed
 END_SECONDS = 40.0  # that ours gets to end what it judges
@@ -396,12 +396,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds of all, after which no engine is begun")
     parser.add_argument("--fake", action="store_true", help="without a GPU: engines are real, judging is played")
     order = parser.parse_args()
     order.out.mkdir(parents=True, exist_ok=True)
-    trace, rows = replies.load(), list[dict[str, Any]]()
+    trace, rows, over = replies.load(), list[dict[str, Any]](), time.time() + order.limit
     for name in order.engines.split(","):
         began = time.time()
+        if began > over:
+            print(f"{name}: left out, the time is up")
+            continue
         model = Model(trace)
         work = tempfile.TemporaryDirectory(prefix="throughput-", ignore_cleanup_errors=True)
         engine = Engine(name, Path(work.name), model, order.fake, order.seconds)
