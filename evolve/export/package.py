@@ -25,7 +25,8 @@ from evolve.types import Json, Workload
 
 VERSION = "0.1.0"
 HEADER = "| workload | runs | µs | library µs | ratio [95 %] | eager µs | library eager µs |"
-PLAIN_FILES = ("_choice.py", "_dispatch.py", "_known.py", "_operator.py", "_replay.py", "_table.py", "bench.py")
+PARTS = ("choice", "dispatch", "known", "operator", "out", "replay", "table")
+PLAIN_FILES = (*(f"_{part}.py" for part in PARTS), "bench.py")
 INDEXED = 3  # as in _dispatch.py
 GRADIENT = "Gradients are computed by the backward that the problem defines, from the library's operations."
 NO_GRADIENT = "Where a gradient is needed the library runs instead of the kernel, forward and backward."

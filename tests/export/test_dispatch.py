@@ -209,6 +209,40 @@ def test_memory_that_runs_out_is_no_fault_of_the_kernel(gpu, monkeypatch):
     assert ways() == ["looked up"]
 
 
+def test_tensors_of_another_device_than_the_current_one(gpu, monkeypatch):
+    """As with torch's operations one need not say `torch.cuda.device`: layers of one model lie on several GPUs."""
+    state = gpu(row(64, 32, 48))
+    now = ["another"]
+
+    class On:
+        def __init__(self, device):
+            self.wanted = device.index if isinstance(device, torch.device) else device
+
+        def __enter__(self):
+            self.before, now[0] = now[0], self.wanted
+
+        def __exit__(self, *_):
+            now[0] = self.before
+
+    monkeypatch.setattr(torch.cuda, "device", On)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: now[0])
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: now[0])
+    own = fake_cuda.FakeKernel._work
+
+    def works(self, values):
+        assert now[0] is None  # the kernel's own device
+        return own(self, values)
+
+    monkeypatch.setattr(fake_cuda.FakeKernel, "_work", works)
+    for _ in range(3):
+        a, b = tensors()
+        right(state.call(a, b), a, b)
+        assert now == ["another"]
+    now[0] = None
+    right(state.call(a, b), a, b)
+    assert ways() == ["looked up", "replayed", "replayed", "replayed"]
+
+
 def test_a_misaligned_call_does_not_decide_for_aligned_ones(gpu):
     state = gpu(row(64, 32, 48))
     a, b = tensors()

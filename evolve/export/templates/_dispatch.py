@@ -8,6 +8,7 @@ it when it runs. Gradients: a registered backward where there is one, else the l
 """
 
 import threading
+from contextlib import nullcontext
 from importlib import import_module
 from subprocess import SubprocessError
 
@@ -32,6 +33,7 @@ from ._choice import (
     tensors_of,
 )
 from ._known import Known, included, modes
+from ._out import into, listed, takes
 
 KNOWN, OUTS, OPS = Known(), Known(), Known()  # of the function, of the function with out=, of the operator
 RESTING = []  # not empty where nothing but the library can ever run
@@ -39,9 +41,6 @@ PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 # What torch itself traces with. Other subclasses (DTensor, quantised ones) know the library's operations and not ours.
 TRACED = PLAIN | {FakeTensor, FunctionalTensor}
 SCALARS = (bool, int, float, str)
-# As torch's own messages call them.
-SPELT = {torch.float32: "float", torch.float64: "double", torch.int32: "int", torch.int64: "long int"}
-SPELT |= {torch.float16: "c10::Half", torch.bfloat16: "c10::BFloat16", torch.float8_e4m3fn: "c10::Float8_e4m3fn"}
 INDEXED = 3  # so many tensors count for the index; the guard compares all
 # What a thread includes when nothing intercepts operations: outside and inside of inference mode.
 QUIET = frozenset({torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect).raw_repr()})
@@ -60,14 +59,14 @@ def call(arguments, out=None):
     if torch.compiler.is_compiling():
         return _traced(arguments, tensors, out)
     if not all(type(t) in TRACED for t in tensors):
-        return _into(out, LIBRARY(*arguments))  # what is no tensor it refuses in its own words
+        return into(out, LIBRARY(*arguments))  # what is no tensor it refuses in its own words
     if transformed():
-        return _into(out, LIBRARY(*arguments))
-    for each in _listed(out):
+        return into(out, LIBRARY(*arguments))
+    for each in listed(out):
         if not isinstance(each, torch.Tensor):
             raise TypeError(f"{OP}(): argument 'out' must be Tensor, not {type(each).__name__}")
-    if modes() or included().raw_repr() not in QUIET or not all(type(t) in PLAIN for t in (*tensors, *_listed(out))):
-        return _into(out, _through(*arguments))
+    if modes() or included().raw_repr() not in QUIET or not all(type(t) in PLAIN for t in (*tensors, *listed(out))):
+        return into(out, _through(*arguments))
     index = index_of(arguments)
     if out is not None:
         return _with_out(index, arguments, tensors, out)
@@ -109,8 +108,8 @@ def _through(*arguments):
 
 def _traced(arguments, tensors, out):
     if not all(type(t) in TRACED for t in tensors) or (GRADIENT is None and _wants_gradient(tensors)):
-        return _into(out, LIBRARY(*arguments))
-    return _into(out, _public(OPERATOR(*arguments)))
+        return into(out, LIBRARY(*arguments))
+    return into(out, _public(OPERATOR(*arguments)))
 
 
 def _wants_gradient(tensors):
@@ -147,7 +146,7 @@ def _decided_in_graph(arguments):
 
 
 def _with_out(index, arguments, tensors, out):
-    outs = _listed(out)
+    outs = listed(out)
     if _wants_gradient((*tensors, *outs)):
         raise RuntimeError(f"{OP}(): functions with out=... arguments don't support automatic differentiation, "
                            "but one of the arguments requires grad.")  # fmt: skip
@@ -155,13 +154,13 @@ def _with_out(index, arguments, tensors, out):
     if run is not None:
         run(*arguments, *outs)
         return out
-    if not _takes(out, arguments):
-        return _into(out, call(arguments))
+    if not takes(out, arguments):
+        return into(out, call(arguments))
     made, run = _decided(arguments, tensors)
-    into = getattr(run, "into", None)
-    if into is not None and index is not None:
-        OUTS.keep(index, (*tensors, *outs), into)
-    return _into(out, made)
+    writes = getattr(run, "into", None)
+    if writes is not None and index is not None:
+        OUTS.keep(index, (*tensors, *outs), writes)
+    return into(out, made)
 
 
 def _under_autocast(arguments, kind):
@@ -245,22 +244,21 @@ def _first(choice, arguments):
     parameters = host.parameters(choice.parameters, device)
 
     def again(*given):
-        """As the first time: for a profiler's hooks, when another device is current, where memory begins elsewhere."""
+        """As the first time: for a profiler's hooks, and where memory begins elsewhere."""
         inputs = given[: len(NAMES)]
         if not aligned(tensors_of(inputs)) or transformed():
             made = LIBRARY(*inputs)
-        elif torch.cuda.current_device() == device.index:
-            made = host.call(inputs, parameters)
         else:
-            with torch.cuda.device(device):
+            with current(device):
                 made = host.call(inputs, parameters)
         changed(inputs)
-        return _into(given[len(NAMES) :] or None, made)
+        return into(given[len(NAMES) :] or None, made)
 
-    if device.index != torch.cuda.current_device() or included().raw_repr() not in QUIET:
+    if included().raw_repr() not in QUIET:
         return again(*arguments), None
     try:
-        result, record = host.record(arguments, parameters)
+        with current(device):
+            result, record = host.record(arguments, parameters)
     except (OSError, RuntimeError, SubprocessError) as why:
         if _choice.FORCE or isinstance(why, torch.OutOfMemoryError):
             raise
@@ -269,8 +267,14 @@ def _first(choice, arguments):
     changed(arguments)
     if record.aliased():
         return result, again if len({*map(id, tensors)}) < len(tensors) else None  # the guard knows twins, not overlaps
-    replay = record.replay(NAMES, again, TABLE.alignment, TABLE.written)
+    with current(device):
+        replay = record.replay(NAMES, again, TABLE.alignment, TABLE.written)
     return result, again if replay is None else replay
+
+
+def current(device):
+    """As torch's own operations do, for tensors on another device than the current one."""
+    return nullcontext() if torch.cuda.current_device() == device.index else torch.cuda.device(device)
 
 
 def host_of(kernels):
@@ -281,41 +285,6 @@ def host_of(kernels):
             settled = returned if TABLE.written else None
             _hosts[kernels] = Host(import_module(f".{kernels}", NAME), OP, shapes_of, settled)
         return _hosts[kernels]
-
-
-def _listed(out):
-    return () if out is None else tuple(out) if isinstance(out, list | tuple) else (out,)
-
-
-def _takes(out, arguments):
-    """Whether the kernel may write there itself: no input lies there, and it is laid out as a fresh result."""
-    given = [arguments[i] for i in TABLE.tensors]
-    storages = {t.untyped_storage().data_ptr() for t in given}
-    specs = shapes_of(arguments)
-    outs = _listed(out)
-    return specs is not None and len(specs) == len(outs) and all(
-        (o.shape, o.dtype, o.device) == (torch.Size(shape), dtype, given[0].device)
-        and o.is_contiguous()
-        and o.data_ptr() % TABLE.alignment == 0
-        and o.untyped_storage().data_ptr() not in storages
-        for o, (shape, dtype) in zip(outs, specs)
-    )  # fmt: skip
-
-
-def _into(out, result):
-    """`result` as the caller wants it: as it is, or in `out`, with torch's words where that does not fit."""
-    if out is None:
-        return result
-    if len(_listed(out)) != len(_listed(result)):
-        raise TypeError(f"{OP}(): expected {len(_listed(result))} tensors as out, but got {len(_listed(out))}")
-    for target, made in zip(_listed(out), _listed(result)):
-        if target.dtype != made.dtype:
-            wanted, given = (SPELT.get(d, str(d).removeprefix("torch.")) for d in (made.dtype, target.dtype))
-            raise RuntimeError(f"Expected out tensor to have dtype {wanted}, but got {given} instead")
-        if target.device != made.device:
-            raise RuntimeError(f"Expected out tensor to be on {made.device}, but got {target.device} instead")
-        torch.ops.aten.alias_copy.out(made, out=target)  # which resizes as torch does, and warns as it does
-    return out
 
 
 # Last, because the operator is made of what stands above.

@@ -11,8 +11,6 @@ from ._dispatch import (
     OPS,
     QUIET,
     _decided_in_graph,
-    _into,
-    _listed,
     _wants_gradient,
     autocast_keys,
     changed,
@@ -22,6 +20,7 @@ from ._dispatch import (
     transformed,
 )
 from ._known import included, modes
+from ._out import into, listed
 
 
 def _fake(*arguments):
@@ -32,7 +31,7 @@ def _fake(*arguments):
     device = arguments[TABLE.tensors[0]].device
     if shapes is None:
         made = LIBRARY(*arguments)
-        shapes, device = [(t.shape, t.dtype) for t in _listed(made)], _listed(made)[0].device
+        shapes, device = [(t.shape, t.dtype) for t in listed(made)], listed(made)[0].device
     return _packed([torch.empty(shape, dtype=dtype, device=device) for shape, dtype in shapes])
 
 
@@ -41,15 +40,15 @@ def _compute(*arguments):
     found = OPS.latest.get(index)
     run = found[1] if found is not None and found[0](*tensors) else OPS.find(index, tensors)
     if run is not None and not modes():
-        return _packed(_listed(run(*arguments)))
+        return _packed(listed(run(*arguments)))
     made, run = _decided_in_graph(arguments)
     if run is not None and index is not None and included().raw_repr() in QUIET:
         OPS.keep(index, tensors, settled if run is LIBRARY else run)
-    return _packed([_settled(t, arguments) for t in _listed(made)])
+    return _packed([_settled(t, arguments) for t in listed(made)])
 
 
 def settled(*arguments):
-    return [_settled(t, arguments) for t in _listed(LIBRARY(*arguments))]
+    return [_settled(t, arguments) for t in listed(LIBRARY(*arguments))]
 
 
 def _settled(tensor, arguments):
@@ -75,7 +74,7 @@ def _public(made):
 
 
 def _out(*arguments, out):
-    _into(out if TABLE.spec["returns"] == "Tensor" else tuple(out), _public(_compute(*arguments)))
+    into(out if TABLE.spec["returns"] == "Tensor" else tuple(out), _public(_compute(*arguments)))
 
 
 def _inplace(keys, *arguments):
@@ -88,7 +87,7 @@ def _inplace(keys, *arguments):
 def _autograd(*arguments):
     """Without a backward of its own: the library's operations where a gradient is wanted."""
     if _wants_gradient(tensors_of(arguments)) or transformed():
-        return _packed(_listed(LIBRARY(*arguments)))
+        return _packed(listed(LIBRARY(*arguments)))
     with torch._C._AutoDispatchBelowAutograd():
         return OPERATOR(*arguments)
 
@@ -109,7 +108,7 @@ def _autocast(kind):
         """Inputs are rounded first where that is what the library does under autocast; else the library runs."""
         dtype = torch.get_autocast_dtype(kind)
         if not rounds(kind, dtype):
-            return _packed(_listed(LIBRARY(*arguments)))
+            return _packed(listed(LIBRARY(*arguments)))
         with torch._C._ExcludeDispatchKeyGuard(autocast_keys(kind)):
             return OPERATOR(*(rounded(a, dtype) for a in arguments))
 

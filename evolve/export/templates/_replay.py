@@ -140,9 +140,9 @@ class Record:
 
     def replay(self, names, otherwise, alignment, written=()):
         """A function of the same arguments, with another that also takes the outputs as its `into`; None where a replay
-        would not be certain. `otherwise` is called where one is out of place: on another device than this one, under a
-        profiler, with tangents, for memory that does not begin on a multiple of `alignment`, or outputs that overlap an
-        input. `written` are the arguments that are changed in place."""
+        would not be certain. `otherwise` is called where one is out of place: under a profiler, with tangents, for
+        memory that does not begin on a multiple of `alignment`, or outputs that overlap an input. `written` are the
+        arguments that are changed in place."""
         if self.watch.computes or not self.launches or self.aliased():
             return None
         try:
@@ -191,8 +191,9 @@ class _Writer:
         lines = [
             f"def {name}({everything}):",
             *(f"    p_{n} = {n}.data_ptr()" for n in (*taken, *outs)),
-            f"    if ({' | '.join(pointers)}) % {self.alignment} or get_device() != {self.index} or enter or leave "
-            "or forward_ad._current_level >= 0:",
+            f"    if get_device() != {self.index}:",
+            f"        return elsewhere({everything})",
+            f"    if ({' | '.join(pointers)}) % {self.alignment} or enter or leave or forward_ad._current_level >= 0:",
             f"        return otherwise({everything})",
             *(line for n in taken for o in given for line in self._overlap(n, o, given[o], everything)),
             f"    stream = get_stream({self.index})",
@@ -202,7 +203,14 @@ class _Writer:
             f"    return {self._returned(given)}",
         ]
         exec("\n".join(lines), space)
-        return self._in_context(space[name]) if self.scratch else space[name]
+        made = self._in_context(space[name]) if self.scratch else space[name]
+
+        def elsewhere(*arguments):
+            with torch.cuda.device(self.index):
+                return made(*arguments)
+
+        space["elsewhere"] = elsewhere
+        return made
 
     def _overlap(self, name, number, out, everything):
         """An output may be any memory, and a kernel that reads what it has written already is wrong."""
