@@ -96,7 +96,8 @@ def _target(gpu: Gpu) -> Target:
 
 def _calibrated(settings: Settings, pool: Pool, gpu: Gpu) -> Mapping[str, Json]:
     problem, variant = settings.problem, settings.variant
-    return calibrate(pool, gpu, problem, variant, _workloads(settings))
+    with pool.quiet():
+        return calibrate(pool, gpu, problem, variant, _workloads(settings))
 
 
 def _workloads(settings: Settings) -> list[Workload]:

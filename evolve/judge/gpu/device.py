@@ -270,7 +270,6 @@ class GpuDevice:
             with self._books:
                 self._sessions[key] = session
         _ = session.worker
-        self.pool.prepare()  # whoever comes next finds one that is open, or soon will be
         return session
 
     def leave(self, job: Job) -> None:

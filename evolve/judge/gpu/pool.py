@@ -244,6 +244,7 @@ class Pool:
                 self._prepare(1)
                 worker = self._standbys.popleft()
                 self._awaited.add(worker)
+                self._prepare(self._most)  # whoever comes next finds one that is open, or soon will be
                 if threading.get_ident() in self._measuring:
                     self._rouse(worker)  # whoever measures and waits for it would wait for ever
             try:
