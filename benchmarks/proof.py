@@ -6,8 +6,9 @@ Each NAME is configs/proof/NAME.yaml, searched for its seconds of wall clock; a 
 interrupted as a person would do it, and keeps all that it judged. Then each best is tuned and timed beside the
 libraries and the plain seed, tuned as long, on all sizes of the table (`evolve bench`, one process a problem and
 dtype). What does not fit into --total is left out and said. --resume goes on with an earlier run of that configuration,
-a folder that may come from another machine: replies that lie in its mailbox are judged at once. Nothing is chosen here:
-the best is what the run confirmed.
+a folder that may come from another machine: replies that lie in its mailbox are judged at once. --proposals DIR brings
+DIR/NAME/*.md, replies that were written to an earlier run's prompts, to a run that begins, as what they then are:
+candidates proposed by hand, children of its seed. Nothing is chosen here: the best is what the run confirmed.
 
 Two files come of it, rewritten after every part: DIR/summary.json, and DIR/all.tgz with the runs whole, so that they
 can be resumed, and the logs. `benchmarks/proof_pages.py` makes the tables of README and docs of them.
@@ -22,16 +23,22 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evolve import lineage
+from evolve.council.mailbox import read_front
 from evolve.journal import Journal
+from evolve.journal_disk import replace_file
+from evolve.prompts.read import edited, hypothesis_of, prediction_of
 from evolve.runs import is_run
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +85,7 @@ class Proof:
     until: float  # on the monotonic clock
     backend: str | None
     tune: float
+    proposals: Path | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
 
@@ -107,7 +115,8 @@ class Proof:
         alone()
         log = self.out / f"{name}.log"
         began = time.monotonic()
-        status = evolve(command, log, seconds)
+        brings = partial(propose, folder, sorted((self.proposals / name).glob("*.md")) if self.proposals else [])
+        status = evolve(command, log, seconds, meanwhile=brings)
         if not is_run(folder):
             return {"name": name, "skipped": f"no run was made (status {status}): {log.read_text()[-600:]}"}
         self.kept.append(folder)
@@ -171,16 +180,37 @@ class Proof:
             row["package"] = {"skipped": f"no package (status {status}): {log.read_text()[-600:]}"}
 
 
-def evolve(words: list[str], log: Path, seconds: float) -> int:
+def evolve(words: list[str], log: Path, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> int:
     """The command as a person would give it, and interrupted as a person would when the time is up."""
     command = [sys.executable, "-m", "evolve", *words]
     with log.open("w") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT) as process:
+        threading.Thread(target=meanwhile, daemon=True).start()
         for patience, sign in ((seconds, signal.SIGINT), (GRACE, signal.SIGTERM), (5.0, signal.SIGKILL)):
             try:
                 return process.wait(timeout=max(1.0, patience))
             except subprocess.TimeoutExpired:
                 process.send_signal(sign)
         return process.wait()
+
+
+def propose(folder: Path, replies: Sequence[Path]) -> None:
+    """As soon as the run is there: each reply as an order in its mailbox (evolve/inbox.py says what that is)."""
+    seed = None
+    while replies and seed is None:
+        time.sleep(0.2)
+        if is_run(folder):
+            with closing(Journal.open(folder)) as journal:
+                seed = next((r.candidate_id for r in journal.rows("s.kind = 'seed'")), None)
+    for number, reply in enumerate(replies):
+        text = read_front(reply.read_text())[0]
+        order = {
+            "source": edited(text, None).source,
+            "parent": seed,
+            "hypothesis": f"{hypothesis_of(text)} Prediction: {prediction_of(text)}",
+            "member": "claude",
+        }
+        (folder / "mailbox").mkdir(exist_ok=True)
+        replace_file(folder / "mailbox" / f"judge-{number:03d}.json", json.dumps(order).encode())
 
 
 def brought(run: Path) -> Path:
@@ -266,6 +296,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--total", type=float, default=540.0, metavar="SECONDS")
     parser.add_argument("--resume", type=Path, action="append", default=[], metavar="RUN")
+    parser.add_argument("--proposals", type=Path, metavar="DIR")
     parser.add_argument("--tune", type=float, default=12.0, help="seconds, best and seed each, before a comparison")
     parser.add_argument("--no-final", action="store_true")
     parser.add_argument("--no-fp16", action="store_true")
@@ -274,7 +305,8 @@ def main() -> None:
     parser.add_argument("--backend", help="of the comparisons, to rehearse without a GPU; --set backend=... for runs")
     order = parser.parse_args()
     order.out.mkdir(parents=True, exist_ok=True)
-    proof = Proof(out=order.out, until=time.monotonic() + order.total, backend=order.backend, tune=order.tune)
+    until = time.monotonic() + order.total
+    proof = Proof(out=order.out, until=until, backend=order.backend, tune=order.tune, proposals=order.proposals)
     earlier = {config_of(run): run for run in order.resume}
     for each in order.searches:
         name, _, seconds = each.partition("=")
