@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from evolve import journal_codec, lineage
@@ -23,6 +24,7 @@ from evolve.types import Candidate, Evaluation, Judged, Scalar, Verdict
 __all__ = ["Experiment", "Finding", "Outcome", "experiment", "notebook", "of_line", "of_rows"]
 
 CHUNK = 400  # steps that are read at once
+KEPT = 2048  # decoded judgements: every prompt's lessons look at the same few hundred again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,6 +151,7 @@ def _marks(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
 
 
+@lru_cache(maxsize=KEPT)
 def _decoded(step: int, judged: str, confirmed: str | None) -> tuple[Candidate | None, Evaluation]:
     """A confirmed figure replaces the first."""
     first = journal_codec.decode("judged", step, judged, source=None, heavy=None, system=None)
