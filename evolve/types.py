@@ -245,6 +245,7 @@ class Job:
     # Where it is to be judged, if that can be had: scores of different keys are never compared. Empty: anywhere.
     ranking_key: str = ""
     incumbents: Mapping[str, Attempt] = field(default_factory=dict)  # by ranking key; whoever judges takes its own
+    peers: int = 1  # GPUs of its kind in this run: each counts what it timed itself, and luck grows with all of it
     # By workload: a candidate that was judged before is judged at these again, and no tuner chooses others.
     parameters: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
 

@@ -170,8 +170,8 @@ def _connected(address: str | None) -> bool:
         where = f'ray.address "{address}"' if address else "a Ray of its own on this machine"
         raise UsageError(
             f"executor ray: {where}: {error}. Start one with `ray start --head` and `ray start --address=HEAD:6379`, "
-            "see docs/cluster.md; a cluster that asks for a token needs RAY_AUTH_MODE=token here too. Without ray.address "
-            "one is started for this machine alone."
+            "see docs/cluster.md; a cluster that asks for a token needs RAY_AUTH_MODE=token here too. Without "
+            "ray.address one is started for this machine alone."
         ) from error
     # Ray prints every death of a worker into the driver's terminal, `log_to_driver` or not; here they are events.
     printing: Any = ray._private.worker

@@ -148,7 +148,7 @@ class Spread:
         while begun := self._next():
             manned, order = begun
             try:
-                future = manned.station.begin(_for(order.job, manned.station.ranking_key))
+                future = manned.station.begin(self._for(order.job, manned.station.ranking_key))
             except RuntimeError as error:  # its threads are shut: it was closed meanwhile
                 future = Future()
                 future.set_exception(MachineryError(f"{manned.station.name} is closed: {error}"))
@@ -182,6 +182,13 @@ class Spread:
         if order.suspect:
             manned.alone = order
         return manned
+
+    def _for(self, job: Job, key: str) -> Job:
+        """The incumbent of one ranking is no measure in another."""
+        incumbent: Attempt | None = job.incumbents.get(key, job.incumbent) if key else job.incumbent
+        if incumbent is not None and key and incumbent.evaluation.ranking_key not in ("", key):
+            incumbent = None
+        return replace(job, incumbent=incumbent, peers=max(1, self.present().get(key, 1)))
 
     # --- What came of it ----------------------------------------------------------------------------------------------
 
@@ -222,14 +229,6 @@ class Spread:
             return False
         self._told(f"{manned.station.name} judges no more: {error}")
         return True
-
-
-def _for(job: Job, key: str) -> Job:
-    """The incumbent of one ranking is no measure in another."""
-    incumbent: Attempt | None = job.incumbents.get(key, job.incumbent) if key else job.incumbent
-    if incumbent is not None and key and incumbent.evaluation.ranking_key not in ("", key):
-        incumbent = None
-    return job if incumbent is job.incumbent else replace(job, incumbent=incumbent)
 
 
 def _blamed(order: Order, station: Station) -> Evaluation:

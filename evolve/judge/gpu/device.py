@@ -157,7 +157,7 @@ class GpuDevice:
                 workloads,
                 rival=rival,
                 parameters=ready.parameters,
-                configurations=max(2, self._configurations),
+                configurations=max(2, self._configurations * ready.job.peers),
                 secret=self.seed(ready),
                 foreigners=foreigners,
                 half_width=statistics.HALF_WIDTH if confirming else statistics.enough(len(workloads)),
