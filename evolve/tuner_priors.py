@@ -17,26 +17,31 @@ from evolve.types import Scalar
 
 Row: TypeAlias = tuple[int, int, int, int, int]  # M, N, K, stages, warps; in a chain of products K has no say
 _MANY: tuple[Row, ...] = (
-    *((128, 256, 64, 3, 8), (128, 256, 64, 4, 8), (128, 128, 64, 4, 4), (128, 128, 64, 4, 8), (256, 128, 64, 3, 8)),
-    *((64, 128, 64, 5, 4), (128, 256, 32, 5, 8)),
+    *((128, 256, 64, 3, 8), (128, 256, 64, 4, 8), (128, 256, 32, 5, 8), (128, 128, 64, 4, 4), (256, 128, 64, 3, 8)),
+    *((128, 128, 64, 4, 8), (64, 128, 64, 5, 4)),
 )
 # Specialized warps take with four of them; the tile is shared by two groups.
 _MANY_SPECIALIZED: tuple[Row, ...] = ((128, 256, 64, 3, 4), (128, 128, 64, 4, 4), (256, 128, 64, 3, 4))
 _FEW: tuple[Row, ...] = (
-    *((128, 128, 64, 4, 4), (128, 128, 64, 6, 4), (64, 128, 64, 5, 4), (64, 64, 128, 4, 4), (64, 32, 128, 5, 4)),
+    *((128, 128, 64, 6, 4), (128, 128, 64, 4, 4), (64, 128, 64, 5, 4), (64, 64, 128, 4, 4), (64, 32, 128, 5, 4)),
     *((128, 64, 64, 5, 4), (128, 256, 64, 4, 8)),
 )
+# The same where the sum cannot be split: tiles must be small for the chip to be full.
+_FEW_WHOLE: tuple[Row, ...] = (
+    *((64, 32, 128, 5, 4), (64, 64, 128, 6, 4), (64, 64, 128, 4, 4), (128, 64, 64, 5, 4), (128, 128, 64, 4, 4)),
+    (64, 128, 64, 5, 4),
+)
 _FLAT: tuple[Row, ...] = (
-    *((16, 32, 256, 4, 4), (16, 64, 128, 4, 4), (64, 32, 128, 6, 4), (16, 32, 128, 5, 4), (16, 64, 64, 6, 4)),
+    *((64, 32, 128, 6, 4), (16, 64, 128, 4, 4), (16, 32, 256, 4, 4), (16, 32, 128, 5, 4), (16, 64, 64, 6, 4)),
     *((16, 128, 64, 4, 4), (16, 64, 256, 3, 4)),
 )
-_NARROW_HEADS: tuple[Row, ...] = ((128, 128, 0, 3, 4), (128, 64, 0, 3, 4), (64, 64, 0, 3, 4), (128, 64, 0, 3, 8))
-_NARROW_SPECIALIZED: tuple[Row, ...] = ((128, 128, 0, 3, 4), (128, 64, 0, 4, 4), (128, 128, 0, 2, 4))
+_NARROW_HEADS: tuple[Row, ...] = ((64, 64, 0, 3, 4), (128, 64, 0, 3, 8), (128, 128, 0, 3, 4), (128, 64, 0, 3, 4))
+_NARROW_SPECIALIZED: tuple[Row, ...] = ((128, 128, 0, 2, 4), (128, 128, 0, 3, 4), (128, 64, 0, 3, 4))
 _HEADS: tuple[Row, ...] = (
-    *((128, 64, 0, 3, 8), (128, 128, 0, 3, 8), (128, 128, 0, 2, 8), (64, 64, 0, 3, 4), (128, 64, 0, 2, 4)),
+    *((64, 64, 0, 3, 4), (128, 128, 0, 3, 8), (128, 64, 0, 3, 8), (128, 64, 0, 2, 4), (128, 128, 0, 2, 8)),
     (128, 32, 0, 3, 4),
 )
-_HEADS_SPECIALIZED: tuple[Row, ...] = ((128, 128, 0, 2, 4), (128, 64, 0, 3, 4), (128, 128, 0, 3, 4), (128, 64, 0, 4, 4))
+_HEADS_SPECIALIZED: tuple[Row, ...] = ((128, 128, 0, 2, 4), (128, 64, 0, 2, 4), (128, 64, 0, 4, 4), (128, 128, 0, 3, 4))
 # With registers capped so that two blocks share an SM.
 _CAPPED: dict[bool, tuple[Row, ...]] = {True: ((128, 128, 0, 2, 8),), False: ((128, 64, 0, 2, 8),)}
 CAP = 128
@@ -66,7 +71,8 @@ def _tables(
     side = sides(space)
     if not side.keys() >= {"M", "N"}:
         return
-    wide, special = _rows(setting, chain="K" not in side)
+    split = any(SPLITS.search(name) for name in plain(space))
+    wide, special = _rows(setting, chain="K" not in side, split=split)
     switches = [name for name in space if SPECIALIZES.search(name) and True in space[name]]
     caps = [name for name in space if CAPS.search(name) and CAP in space[name]]
     uncapped: dict[str, Scalar] = {name: 0 for name in caps if 0 in space[name]}
@@ -76,10 +82,17 @@ def _tables(
     if setting.chained and setting.width:
         yield _CAPPED[setting.width < NARROW_HEAD] if caps else (), {**off, **dict.fromkeys(caps, CAP)}
     if switches or not setting.specialized:
-        yield wide, {**off, **uncapped}
+        yield wide, {**_without(space, setting), **off, **uncapped}
 
 
-def _rows(setting: Setting, *, chain: bool) -> tuple[Sequence[Row], Sequence[Row]]:
+def _without(space: Mapping[str, Sequence[Scalar]], setting: Setting) -> Mapping[str, Scalar]:
+    """A product of few rows takes microseconds: what a program sets up for itself (descriptors, a loop over tiles) is a
+    part of them, so every switch is off at first. Elsewhere they stand as they came."""
+    rows = setting.size("M")
+    return plain(space) if rows and rows <= FLAT_ROWS and "K" in sides(space) else {}
+
+
+def _rows(setting: Setting, *, chain: bool, split: bool) -> tuple[Sequence[Row], Sequence[Row]]:
     if chain:
         narrow = 0 < setting.width < NARROW_HEAD
         return (_NARROW_HEADS, _NARROW_SPECIALIZED) if narrow else (_HEADS, _HEADS_SPECIALIZED)
@@ -87,7 +100,7 @@ def _rows(setting: Setting, *, chain: bool) -> tuple[Sequence[Row], Sequence[Row
     if rows and rows <= FLAT_ROWS:
         return _FLAT, ()
     if tiles is not None and tiles < setting.sms / 2:
-        return _FEW, ((128, 128, 64, 4, 4),)
+        return _FEW if split else _FEW_WHOLE, ((128, 128, 64, 4, 4),)
     return _MANY, _MANY_SPECIALIZED
 
 

@@ -21,7 +21,7 @@ Kin: TypeAlias = Literal["none", "strange", "familiar"]  # to a parent that was 
 PATIENCE = 0.4  # of the points, without a better one among them, after which a workload is left
 FAMILIAR = 0.15  # of a child of its parent's form, which starts from its parent's best
 # Of the points, what a child may ask before it is known whether it contends.
-FIRST: Mapping[Kin, float] = {"none": 1.0, "strange": 0.2, "familiar": 0.125}
+FIRST: Mapping[Kin, float] = {"none": 1.0, "strange": 0.15, "familiar": 0.125}
 # It does at so much of the best one's speed: a new structure has more to gain by numbers of its own.
 CONTENDS: Mapping[Kin, float] = {"none": 0.0, "strange": 0.93, "familiar": 0.97}
 HOPELESS = 1 / 1.3  # of the best one's speed, on every workload

@@ -320,6 +320,15 @@ def test_a_sum_is_split_where_that_fills_the_chip_and_leaves_each_part_enough():
     assert parts[16, 4096, 4096] <= {1, 2, 4}
 
 
+def test_few_rows_begin_without_what_a_program_sets_up():
+    """On an H200 a skinny product took 16 µs with descriptors and a persistent grid, and 12.8 without both."""
+    space = {**WIDE, "DESCRIPTORS": (True, False), "PROGRAMS_PER_SM": (0, 1), "SPLIT_K": (1, 2, 4)}
+    for point in priors(space, matmul(16, 4096, 4096)):
+        assert (point["DESCRIPTORS"], point["PROGRAMS_PER_SM"]) == (False, 0)
+    assert {p["SPLIT_K"] for p in priors(space, matmul(16, 4096, 4096))} > {1}
+    assert "DESCRIPTORS" not in priors(space, matmul(4096, 4096, 4096))[0], "as it came"
+
+
 def test_switches_have_an_off_and_tiles_have_none():
     space = {"SPLIT_K": (4, 1, 8), "DESCRIPTORS": (True, False), "PROGRAMS_PER_SM": (1, 0, 2), "GROUP_M": (1, 8)}
     assert plain({**SPACE, **space, "EVICT": ("evict_first", ""), "DEPTH": (2, 3)}) == {
@@ -375,10 +384,10 @@ def test_a_child_asks_few_points_unless_it_contends():
     assert set(few.values()) == {5}
     assert "does not contend" in search.over
     some, _, _ = child("strange", best=88.0)
-    assert set(some.values()) == {8}
+    assert set(some.values()) == {6}
     near, search, _ = child("familiar", best=100.0)
     assert search.contends
-    assert 8 < near["one"] <= 40 / 2
+    assert 6 < near["one"] <= 40 / 2
     whole, search, _ = child("strange", best=100.0)
     assert whole["one"] > near["one"], "and the steps of two parameters"
     assert all(t.settled() for t in search.tuners.values())
