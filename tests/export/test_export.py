@@ -156,3 +156,21 @@ for workload in problem.small(problem.variant("fp16")):
         assert all(a.grad is not None for a in given if floating(a)), way
 print("done")
 """
+
+
+def test_it_may_be_renamed_and_be_a_part_of_another_package(package, tmp_path):
+    """Vendored, as people do it: the operator's name follows, the switch is called by the last part of it."""
+    for place in (tmp_path / "quick_matmul", tmp_path / "project" / "kernels" / "fast_matmul"):
+        shutil.copytree(package.folder, place, ignore=shutil.ignore_patterns("__pycache__"))
+    code = """
+import torch, fast_matmul, quick_matmul
+from project.kernels import fast_matmul as own
+a, b = torch.randn(3, 4), torch.randn(4, 5)
+ops = torch.ops.fast_matmul.matmul, torch.ops.quick_matmul.matmul, torch.ops.project_kernels_fast_matmul.matmul
+for call in (fast_matmul.matmul, quick_matmul.matmul, own.matmul, *ops):
+    assert torch.equal(call(a, b), a @ b)
+assert torch.equal(torch.compile(lambda: own.matmul(a, b), fullgraph=True, backend="aot_eager")(), a @ b)
+print(own._dispatch._choice.FORCE, repr(quick_matmul._dispatch._choice.FORCE))
+"""
+    path = f"{package.folder.parent}:{tmp_path}"
+    assert fresh(code, tmp_path, PYTHONPATH=path, FAST_MATMUL_FORCE="baseline").split() == ["baseline", "''"]

@@ -12,15 +12,17 @@ from . import baseline
 from ._table import Choice, Table, Unfit
 
 NAME = __package__
+SPACE = NAME.replace(".", "_")  # of the operator, where the package is a part of another one
+SWITCH = f"{NAME.rpartition('.')[2].upper()}_FORCE"
 TABLE = Table()
 OP = TABLE.spec["op"]
 NAMES = tuple(name for name, _ in TABLE.arguments)
 RESULTS = TABLE.spec["results"]  # by output: the argument that it is written into, or None
 DIRECT = getattr(torch, TABLE.spec["direct"] or "", None)
 GRADIENT = getattr(baseline, "gradient", None)
-FORCE = os.environ.get(f"{NAME.upper()}_FORCE", "")
+FORCE = os.environ.get(SWITCH, "")
 if FORCE not in ("", "baseline", "kernel"):
-    raise ValueError(f"{NAME.upper()}_FORCE={FORCE}: expected baseline or kernel, or nothing.")
+    raise ValueError(f"{SWITCH}={FORCE}: expected baseline or kernel, or nothing.")
 LOG = logging.getLogger(NAME)
 _told = set()
 _broken = {}  # kernels that could not be built or launched here, and why
@@ -70,7 +72,7 @@ def choose(arguments):
             return TABLE.choose(described, device, triton, FORCE)
     except Unfit as why:
         if FORCE == "kernel" and any(arguments[i].is_cuda for i in TABLE.tensors):
-            raise RuntimeError(f"{NAME.upper()}_FORCE=kernel, but the kernel does not take this call: {why}") from None
+            raise RuntimeError(f"{SWITCH}=kernel, but the kernel does not take this call: {why}") from None
         return Choice(False, str(why))
     if FORCE == "baseline":
         return Choice(False, "forced")

@@ -6,7 +6,7 @@ before. The decision between kernel and library is taken when it runs, as for th
 
 import torch
 
-from ._choice import GRADIENT, LIBRARY, NAME, NAMES, OP, TABLE, shapes_of, tensors_of
+from ._choice import GRADIENT, LIBRARY, NAMES, OP, SPACE, TABLE, shapes_of, tensors_of
 from ._dispatch import (
     OPS,
     QUIET,
@@ -116,15 +116,15 @@ def _autocast(kind):
 
 
 def _register():
-    library = torch.library.Library(NAME, "DEF")
+    library = torch.library.Library(SPACE, "DEF")
     signature, returns = TABLE.spec["schema"], TABLE.spec["returns"]
     library.define(f"{OP}({signature}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
     library.impl(OP, _compute, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAME}::{OP}", _fake, lib=library)
+    torch.library.register_fake(f"{SPACE}::{OP}", _fake, lib=library)
     if GRADIENT is None:
         library.impl(OP, _autograd, "Autograd")
     else:
-        torch.library.register_autograd(f"{NAME}::{OP}", _backward, setup_context=_setup, lib=library)
+        torch.library.register_autograd(f"{SPACE}::{OP}", _backward, setup_context=_setup, lib=library)
     if TABLE.written:
         library.impl(OP, _inplace, "ADInplaceOrView", with_keyset=True)
     library.impl(OP, _autocast("cuda"), "AutocastCUDA")
@@ -137,4 +137,4 @@ def _register():
 
 
 _LIBRARY = _register()  # as long as it lives the operator does
-OPERATOR = getattr(getattr(torch.ops, NAME), OP).default
+OPERATOR = getattr(getattr(torch.ops, SPACE), OP).default
