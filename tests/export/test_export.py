@@ -169,8 +169,20 @@ a, b = torch.randn(3, 4), torch.randn(4, 5)
 ops = torch.ops.fast_matmul.matmul, torch.ops.quick_matmul.matmul, torch.ops.project_kernels_fast_matmul.matmul
 for call in (fast_matmul.matmul, quick_matmul.matmul, own.matmul, *ops):
     assert torch.equal(call(a, b), a @ b)
-assert torch.equal(torch.compile(lambda: own.matmul(a, b), fullgraph=True, backend="aot_eager")(), a @ b)
 print(own._dispatch._choice.FORCE, repr(quick_matmul._dispatch._choice.FORCE))
 """
     path = f"{package.folder.parent}:{tmp_path}"
     assert fresh(code, tmp_path, PYTHONPATH=path, FAST_MATMUL_FORCE="baseline").split() == ["baseline", "''"]
+
+
+@pytest.mark.slow
+def test_its_tests_run_as_a_ci_job_runs_them(package, tmp_path):
+    """`pytest kernels`, from above, with two packages in it: what needs a GPU skips by name."""
+    for name in ("fast_matmul", "quick_matmul"):
+        shutil.copytree(package.folder, tmp_path / "kernels" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    table = tmp_path / "kernels" / "quick_matmul" / "dispatch.json"
+    table.write_text(table.read_text().replace('"name": "fast_matmul"', '"name": "quick_matmul"'))
+    code = "import pytest; raise SystemExit(pytest.main(['-rs', '-p', 'no:cacheprovider', 'kernels']))"
+    said = fresh(code, tmp_path, PYTHONPATH="")
+    assert "4 passed, 8 skipped" in said
+    assert "no GPU here: the kernel cannot run" in said

@@ -5,7 +5,7 @@ median ratio and its interval. Needs torch and triton only. `evolve bench` on th
 """
 
 import argparse
-import importlib
+import importlib.util
 import json
 import math
 import statistics
@@ -22,6 +22,8 @@ ROUNDS, SAMPLE_US = 25, 400.0
 def package():
     """This folder, under its own name, installed or not."""
     name = json.loads((HERE / "dispatch.json").read_text(encoding="utf-8"))["name"]
+    if name in sys.modules:  # pytest may have imported it, to find its tests
+        return sys.modules[name], importlib.import_module(f"{name}._dispatch")
     spec = importlib.util.spec_from_file_location(name, HERE / "__init__.py", submodule_search_locations=[str(HERE)])
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
