@@ -36,8 +36,10 @@ prompt: {{kinds: {{rewrite: 1}}}}
 
 
 def openevolve(url: str, *, timeout: float) -> str:
-    """Its defaults, but for what costs it time here: no retries, no cascade, small prompts."""
+    """Its defaults, but for what costs it time here: no retries, no cascade, small prompts. A limit of tasks a child,
+    however high, makes Python spawn its workers: forked ones cannot use CUDA, which the seed's evaluation opened."""
     return f"""max_iterations: 100000
+max_tasks_per_child: 100000
 checkpoint_interval: 1000000
 diff_based_evolution: false
 max_code_length: 100000
