@@ -218,6 +218,7 @@ RULE = Rule(
     name="rows per program",
     reason=REASON,
     rewrite=rewrite,
+    then=("unmasked rows",),
     weight=2.3,
     helps=frozenset({"memory", "latency", "launch"}),
 )
