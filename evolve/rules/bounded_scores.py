@@ -44,6 +44,8 @@ def rewrite(source: Source, context: Context) -> Applied:
 def _bounded(edits: Edits, found: Stream) -> bool:
     """`seen = seen & (cols <= rows)`, on its own line after the scores and before they are selected by `seen`."""
     lines = list(_lines(found.loop.node.body))
+    if _inline(edits, found, lines):
+        return True
     scores = _selected(found, lines)
     if scores is None:
         return False
@@ -53,11 +55,41 @@ def _bounded(edits: Edits, found: Stream) -> bool:
         compare = _narrowing(found, line, mask)
         if compare is None or not made or made[-1] > i:
             continue
-        bound = _bound(found, compare, i)
+        bound = _bound(found, compare)
         if bound is not None:
             edits.replace(line, f"{name} = tl.minimum({name}, {bound})\n")
             return True
     return False
+
+
+def _inline(edits: Edits, found: Stream, lines: list[cst.SimpleStatementLine]) -> bool:
+    """`scores = tl.where((cols < end) & (cols <= rows), scores, -inf)`, where the mask has no name."""
+    for line in lines:
+        node = _tree(found, line)
+        call = node.value if node is not None else None
+        if node is None or not _selects(call) or not isinstance(call, ast.Call):
+            continue
+        name = ast.unparse(node.targets[0])
+        parts = _conjunction(call.args[0])
+        bounds = [_bound(found, p) if isinstance(p, ast.Compare) and len(p.ops) == 1 else None for p in parts]
+        bound = next((b for b in bounds if b is not None), None)
+        if bound is not None and ast.unparse(call.args[1]) == name:
+            rest = [f"({ast.unparse(p)})" for p, b in zip(parts, bounds, strict=True) if b != bound]
+            after = f"{name} = tl.where({' & '.join(rest)}, {name}, {ast.unparse(call.args[2])})\n" if rest else ""
+            edits.replace(line, f"{name} = tl.minimum({name}, {bound})\n{after}")
+            return True
+    return False
+
+
+def _conjunction(node: ast.expr) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
+        return _conjunction(node.left) + _conjunction(node.right)
+    return [node]
+
+
+def _selects(call: ast.expr | None) -> bool:
+    whole = isinstance(call, ast.Call) and ast.unparse(call.func) == "tl.where" and len(call.args) == 3
+    return whole and isinstance(call, ast.Call) and ast.unparse(call.args[2]).replace('"', "'") in INFINITE
 
 
 def _lines(block: cst.BaseSuite) -> list[cst.SimpleStatementLine]:
@@ -112,7 +144,7 @@ def _narrowing(found: Stream, line: cst.SimpleStatementLine, mask: str) -> ast.C
     return None
 
 
-def _bound(found: Stream, node: ast.Compare, place: int) -> str | None:
+def _bound(found: Stream, node: ast.Compare) -> str | None:
     """What the scores must not be above, where `block's index <= row`."""
     small, large, op = node.left, node.comparators[0], node.ops[0]
     if isinstance(op, ast.Gt | ast.GtE):

@@ -13,7 +13,7 @@ import libcst as cst
 
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
-from evolve.rules.match import on_host, statement
+from evolve.rules.match import on_host, statement, tree_or_none
 from evolve.rules.source import Source
 from evolve.rules.streams import Stream, streams
 from evolve.rules.symbols import atom, factors, folded
@@ -107,7 +107,7 @@ class _Change(ast.NodeTransformer):
             return False
         stop = found.loop.stop
         values = [b.value for b in found.scope.of(stop) if b.at < found.loop.at] if stop.isidentifier() else []
-        return stop == extent or (bool(values) and all(_at_most(v, extent) for v in values))
+        return _at_most(tree_or_none(stop), extent) or (bool(values) and all(_at_most(v, extent) for v in values))
 
 
 def _at_most(node: ast.expr | None, extent: str) -> bool:
