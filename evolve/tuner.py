@@ -53,16 +53,19 @@ class Tuner:
         feasible: Feasible | None = None,
         pairs: Sequence[Pair] = (),
         plain: Point = NOTHING,
+        favour: Sequence[str] = (),
     ) -> None:
         """`start` comes first, in this order; a point of it may lie outside the space, may name more than the space
         does, and is asked whatever `feasible` thinks, because somebody has reason to believe in it. `pairs` are
-        parameters that are worth a step together; `plain` says at what value a switch is off."""
+        parameters that are worth a step together; `plain` says at what value a switch is off; steps of those to
+        `favour` come before others."""
         self.space = {name: _ordered(values) for name, values in space.items() if values}
         self.size = math.prod(len(values) for values in self.space.values())
         self.points = points
         self.trials: list[Trial] = []
         self._feasible: Feasible = feasible or (lambda point: None)
         self._pairs = [pair for pair in pairs if {pair[0], pair[1]} <= self.space.keys()]
+        self._favour = frozenset(favour)
         self._plain = {name: off for name, off in plain.items() if name in self.space}
         self._random = random.Random(random_seed)
         self._asked: dict[Key, Point] = {}  # in the order of asking
@@ -169,7 +172,9 @@ class Tuner:
             return []
         best = self.best.point
         off: list[Point] = [{**best, name: value} for name, value in self._plain.items()]
-        steps: list[Point] = [{**best, name: v} for name in self.space for v in self._beside(best, name, (-1, 1))]
+        names = self._random.sample(list(self.space), len(self.space))
+        names.sort(key=lambda name: name not in self._favour)
+        steps: list[Point] = [{**best, name: v} for name in names for v in self._beside(best, name, (-1, 1))]
         further: list[Point] = [
             {**best, one: first, other: second}
             for one, other, sense in (self._pairs if pairs else ())
@@ -177,7 +182,6 @@ class Tuner:
             for first in self._beside(best, one, (way,))
             for second in self._beside(best, other, (way * sense,))
         ]
-        self._random.shuffle(steps)
         self._random.shuffle(further)
         return [*off, *steps, *further]
 

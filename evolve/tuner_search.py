@@ -2,8 +2,8 @@
 
 A workload without a better point among its last ones is left, once every point beside its best was tried; what leads on
 one is tried on the others. A child asks few points at first, its parent's and what lies beside them: compilers, not the
-GPU, are what a search waits for. Only one that contends with the best of all may ask as many as a kernel without a
-parent. A *familiar* child differs from its parent in nothing that suits sizes. Points are made ready and timed by
+GPU, are what a search waits for. Only one that contends with the best candidate may ask more, and most the one that
+leads. A *familiar* child differs from its parent in nothing that suits sizes. Points are made ready and timed by
 whoever asks; nothing here knows a kernel.
 """
 
@@ -20,9 +20,11 @@ Kin: TypeAlias = Literal["none", "strange", "familiar"]  # to a parent that was 
 
 PATIENCE = 0.4  # of the points, without a better one among them, after which a workload is left
 FAMILIAR = 0.15  # of a child of its parent's form, which starts from its parent's best
-# Of the points, what a child may ask before it is known whether it contends.
+# Of the points, what a child may ask: before it is known how it does beside the best candidate, where it contends with
+# that, and where it leads already.
 FIRST: Mapping[Kin, float] = {"none": 1.0, "strange": 0.15, "familiar": 0.125}
-# It does at so much of the best one's speed: a new structure has more to gain by numbers of its own.
+CONTENDING, LEADING = 0.3, {"none": 1.0, "strange": 0.6, "familiar": 0.4}
+# It contends at so much of the best one's speed: a new structure has more to gain by numbers of its own.
 CONTENDS: Mapping[Kin, float] = {"none": 0.0, "strange": 0.93, "familiar": 0.97}
 HOPELESS = 1 / 1.3  # of the best one's speed, on every workload
 BETTER = 1.01
@@ -35,7 +37,7 @@ class Search:
     tuners: Mapping[str, Tuner]  # by workload
     points: int  # of each
     kin: Kin = "none"
-    contends: bool = False
+    speed: float = 0.0  # of what was found, over the best candidate's
     hopeless: bool = False
 
     def ask(self, batch: int) -> list[tuple[str, Point]]:
@@ -54,14 +56,14 @@ class Search:
     def compare(self, speeds: Mapping[str, tuple[float, float]]) -> None:
         """By workload: the best one's time over the best found here, and the workload's weight."""
         weight = sum(each for _, each in speeds.values())
-        if self.kin == "none" or weight <= 0:  # nothing to be compared with: it may be the best
-            self.contends = True
+        if weight <= 0:  # nothing to be compared with: it may be the best
+            self.speed = 1.0
             return
         mean = 1.0
         for speed, each in speeds.values():
             mean *= speed ** (each / weight)
-        self.contends = self.contends or mean >= CONTENDS[self.kin]
-        self.hopeless = all(speed < HOPELESS for speed, _ in speeds.values())
+        self.speed = max(self.speed, mean)
+        self.hopeless = self.kin != "none" and all(speed < HOPELESS for speed, _ in speeds.values())
 
     @property
     def over(self) -> str:
@@ -71,14 +73,17 @@ class Search:
         if self.hopeless:
             return f"on every workload it is more than {1 / HOPELESS:.1f} times slower than the best"
         if all(tuner.asked >= self._most for tuner in self.tuners.values()):
-            return f"it does not contend with the best after {self._most} points"
+            return f"it is at {self.speed:.2f} of the best candidate's speed after {self._most} points"
         if all(tuner.spent for tuner in self._hopeful().values()):
             return f"nothing better came up among the last {self._patience} points, nor beside the best"
         return ""
 
     @property
     def _most(self) -> int:
-        return self.points if self.contends else ceil(FIRST[self.kin] * self.points)
+        share = FIRST[self.kin]
+        if self.speed >= CONTENDS[self.kin]:
+            share = max(share, LEADING[self.kin] if self.speed >= 1 else CONTENDING)
+        return ceil(share * self.points)
 
     @property
     def _patience(self) -> int:

@@ -377,20 +377,20 @@ def child(kin, value=bowl, **more):
     return {n: t.asked for n, t in tuners.items()}, search, rounds
 
 
-def test_a_child_asks_few_points_unless_it_contends():
+def test_a_child_asks_few_points_unless_it_contends_and_most_where_it_leads():
     everything, _, _ = child("none", best=50.0)
     few, search, _ = child("familiar", best=88.0)
     assert everything["one"] > 20
     assert set(few.values()) == {5}
-    assert "does not contend" in search.over
+    assert "of the best candidate's speed" in search.over
     some, _, _ = child("strange", best=88.0)
     assert set(some.values()) == {6}
-    near, search, _ = child("familiar", best=100.0)
-    assert search.contends
-    assert 6 < near["one"] <= 40 / 2
-    whole, search, _ = child("strange", best=100.0)
-    assert whole["one"] > near["one"], "and the steps of two parameters"
-    assert all(t.settled() for t in search.tuners.values())
+    more, _, _ = child("strange", best=97.0)
+    assert set(more.values()) == {12}
+    near, _, _ = child("familiar", best=105.0)
+    assert 5 < near["one"] <= 16
+    most, search, _ = child("strange", best=105.0)
+    assert near["one"] < most["one"] <= 24
 
 
 def test_who_is_far_behind_everywhere_is_left_after_a_round():
@@ -400,10 +400,17 @@ def test_who_is_far_behind_everywhere_is_left_after_a_round():
     assert set(asked.values()) == {2}, "its starts"
 
 
-def test_without_anything_to_be_compared_with_a_child_contends():
+def test_without_anything_to_be_compared_with_a_child_may_lead():
     asked, search, _ = child("familiar")
-    assert search.contends
+    assert search.speed == 1
     assert asked["one"] > 5
+
+
+def test_steps_of_what_is_favoured_come_first():
+    tuner = Tuner(SPACE, start=[BEST], points=40, favour=("num_stages",))
+    (first,) = tuner.ask(1)
+    tuner.tell(first, 100.0)
+    assert [p["num_stages"] for p in tuner.ask(2, near=True)] == [2, 4]
 
 
 # --- Sizes that were never tuned --------------------------------------------------------------------------------------

@@ -271,7 +271,7 @@ class Session:
             **self.sitting.evidence(),
             "rounds": self.rounds,
             "kin": self.search.kin,
-            "contends": self.search.contends,
+            "speed": round(self.search.speed, 4),  # over the best candidate's, by quick times
             "ended": self.ended,
             "workloads": rows,
             "checks": self.checks,

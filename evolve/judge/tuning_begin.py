@@ -61,7 +61,8 @@ def tuner_of(problem: Problem, workload: Workload, ready: Ready, limits: Limits,
         points=points,
         feasible=limits,
         pairs=pairs(space),
-        plain=plain(space),
+        plain=new_switches(ready),
+        favour=("num_stages",),
     )
 
 
@@ -71,8 +72,13 @@ def believed(ready: Ready, workload: str) -> list[Point]:
     if workload not in table:
         return [defaults]
     best = {**defaults, **{n: v for n, v in table[workload].items() if n in defaults}}
-    off = {name: value for name, value in plain(ready.screened.tune).items() if name not in table[workload]}
-    return [best, *({**best, name: value} for name, value in off.items()), defaults]
+    return [best, *({**best, name: value} for name, value in new_switches(ready).items()), defaults]
+
+
+def new_switches(ready: Ready) -> dict[str, Scalar]:
+    """At their values for off. About those that the parent had, its own search has decided."""
+    had = {name for row in parents(ready).values() for name in row}
+    return {name: value for name, value in plain(ready.screened.tune).items() if name not in had}
 
 
 def tried_elsewhere(problem: Problem, ready: Ready, workload: str) -> list[Point]:
