@@ -195,7 +195,8 @@ class Sampler:
             _add(timed.seconds, opened)
             timed.opened = {**opened, "eager_us": timed.opened.get("eager_us") or opened.get("eager_us")}
             (self._race if race else self._settle)(worker, timed, watch)
-            self._verified(worker, timed)
+            if watch:
+                self._verified(worker, timed)
             ended = worker.ask({"op": "end"}, seconds=OTHER_SECONDS)
             _add(timed.seconds, ended)
         if not ended.get("intact", True):

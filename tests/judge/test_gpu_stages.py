@@ -16,13 +16,14 @@ from evolve.errors import MachineryError, ProblemError  # noqa: E402
 from evolve.judge import calibrate as calibration_of  # noqa: E402
 from evolve.judge.calibrate import baselines, calibrate, calls_for, table, untried  # noqa: E402
 from evolve.judge.check import Check, families_of, seed_of  # noqa: E402
+from evolve.judge.gpu import watching  # noqa: E402
 from evolve.judge.gpu.facts import workload_to  # noqa: E402
 from evolve.judge.gpu.session import Session  # noqa: E402
 from evolve.judge.gpu.timing import Timing  # noqa: E402
 from evolve.judge.inputs import families  # noqa: E402
 from evolve.judge.sampling import Rival  # noqa: E402
 from evolve.judge.stages import Ruling, Target  # noqa: E402
-from evolve.judge.statistics import HOPELESS_BLOCKS, RACE_BLOCKS  # noqa: E402
+from evolve.judge.statistics import HOPELESS_BLOCKS, LOOKS, RACE_BLOCKS  # noqa: E402
 from evolve.judge.time import Timer, roof_us  # noqa: E402
 from evolve.problem import load_problem  # noqa: E402
 from evolve.types import Verdict, Workload  # noqa: E402
@@ -370,6 +371,29 @@ def test_what_is_timed_must_be_computed(pool, problem, variant, calibration, tmp
         do_time(pool, problem, variant, calibration, name, tmp_path)
     assert caught.value.verdict is Verdict.INCORRECT
     assert "while it was timed" in caught.value.feedback
+
+
+@pytest.mark.parametrize("room", [0, 4 << 30])
+def test_what_was_watched_is_compared_when_the_samples_are_taken_or_where_it_would_not_fit_at_once(
+    pool, problem, variant, calibration, tmp_path, monkeypatch, room
+):
+    """Either way each look has its row, and an answer that was right is found right though its inputs have changed."""
+    monkeypatch.setattr(watching, "KEPT_BYTES", room)
+    references, sampled = [], []
+    reference, block = watching.answers.reference_of, Timing.block
+    monkeypatch.setattr(watching.answers, "reference_of", lambda *a: references.append(len(sampled)) or reference(*a))
+    monkeypatch.setattr(Timing, "block", lambda self: sampled.append(self) or block(self))
+    monkeypatch.setattr(gpu_fakes.CLOCK, "noise", 0.01)
+    result = do_time(pool, problem, variant, calibration, "honest", tmp_path)
+    kept = result.evidence["wide"]
+    assert len(kept["blocks"]) > 12
+    assert [row["wrong"] for row in kept["watched"]] == [""] * LOOKS.index(len(kept["blocks"])) + [""]
+    assert all(row["worst"] > 0 for row in kept["watched"])
+    times = len({n for n in references if n})  # but for the rehearsal's
+    assert (times == len(result.measurements)) is (room > 0), "all at the end of each workload, or not"
+    monkeypatch.setattr(gpu_fakes.CLOCK, "noise", 0.001)
+    with pytest.raises(Ruling, match="while it was timed"):
+        do_time(pool, problem, variant, calibration, "skips_when_done", tmp_path)
 
 
 @pytest.mark.parametrize("workload", ["square", "wide"])
