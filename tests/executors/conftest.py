@@ -13,6 +13,14 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # `deadly`
 
 
+@pytest.fixture(autouse=True)
+def one_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of Ray's reads once whether tokens are asked for, and a Ray of its own turns them on."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-these-tests-and-nobody-else")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the deadly judge writes down what it begins."""
@@ -26,7 +34,6 @@ def cluster(log: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", str(HERE))  # where Ray's workers find `deadly`
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False})
     yield made
