@@ -6,6 +6,7 @@ names stand here in tables; anything else is `package.module:Name`.
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import tempfile
@@ -106,21 +107,32 @@ def open_bench(
     """The judge, on this machine's GPUs or on a cluster's, behind its executor. `calibration` is that of a run that is
     resumed, `others` those of further kinds of GPU that it had; `configurations` were timed in it before."""
     made = settings(config, problem, configurations)
-    if config.executor == "local":
-        every = backends.open_all(made, seed=seed, calibration=calibration, others=others)
-        local = LocalExecutor(*(each.backend for each in every), width=width(config), heard=_other_kinds(every))
-        return _bench(local, every, local.heard, local.present, width(config))
-    if config.executor != "ray":
-        raise ConfigError(
-            f'{config.source}: executor "{config.executor}" is not known; "local" judges on this machine\'s GPUs, '
-            '"ray" on those of a Ray cluster.'
-        )
-    from evolve.executors.cluster import PLACES, open_cluster
+    if config.executor == "ray":
+        from evolve.executors.cluster import PLACES, open_cluster
 
-    cluster, opened = open_cluster(
-        made, address=config.ray.address, seed=seed, calibration=calibration, others=tuple(others)
-    )
-    return _bench(cluster, [opened], cluster.heard, cluster.present, config.concurrency.cpu or PLACES)
+        cluster, opened = open_cluster(
+            made, address=config.ray.address, seed=seed, calibration=calibration, others=tuple(others)
+        )
+        return _bench(cluster, [opened], cluster.heard, cluster.present, config.concurrency.cpu or PLACES)
+    own = None if config.executor == "local" else _own_executor(config)
+    every = backends.open_all(made, seed=seed, calibration=calibration, others=others)
+    if own:
+        return _bench(own(*(each.backend for each in every), width=width(config)), every, list, dict, width(config))
+    local = LocalExecutor(*(each.backend for each in every), width=width(config), heard=_other_kinds(every))
+    return _bench(local, every, local.heard, local.present, width(config))
+
+
+def _own_executor(config: RunConfig) -> Callable[..., Executor]:
+    """Called as the local one is: with a backend for each GPU, and `width`."""
+    module, _, attribute = config.executor.partition(":")
+    try:
+        found: Callable[..., Executor] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f'{config.source}: executor "{config.executor}": {error}; expected local (the GPUs of this machine), ray '
+            "(those of a Ray cluster), or package.module:Name."
+        ) from error
+    return found
 
 
 def open_single(

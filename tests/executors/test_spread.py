@@ -1,8 +1,11 @@
 """Who judges what, with stations that are futures in a test's hand."""
 
 import asyncio
+import sys
 from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -192,3 +195,20 @@ async def test_a_machine_with_two_gpus_uses_both():
     executor.close()
     assert all(e.passed for e in found)
     assert [first.count + second.count, min(first.count, second.count) >= 4] == [12, True]
+
+
+class OfOnesOwn(LocalExecutor):
+    asked: ClassVar = []
+
+    async def evaluate(self, job):
+        self.asked.append(job.candidate.id)
+        return await super().evaluate(job)
+
+
+def test_an_executor_of_ones_own_is_named_in_yaml(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "theirs", SimpleNamespace(OfOnesOwn=OfOnesOwn))
+    place.config(executor="theirs:OfOnesOwn", steps=3)
+    assert place.evolve("run", "--config", "fake.yaml", "--name", "one").status == 0
+    assert len({name[:5] for name in OfOnesOwn.asked}) == 4
+    place.config(executor="theirs:Nobody")
+    assert "package.module:Name" in place.evolve("run", "--config", "fake.yaml").sentence
