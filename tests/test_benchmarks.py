@@ -7,10 +7,12 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evolve.config import load_config
+from evolve.journal import Journal
 from evolve.judge.screen import screen
 from evolve.problem import load_problem
 
@@ -77,3 +79,19 @@ def test_a_search_and_its_table_mean_the_same_by_a_name(monkeypatch: pytest.Monk
         assert set(table.workloads) <= set(known)
         searched = load_config(f"configs/proof/{name}.yaml").workloads
         assert [replace(w, weight=1.0) for w in searched] == [known[w.name] for w in searched]
+
+
+def test_replies_to_another_run_come_in_as_candidates_proposed_by_hand(place: Any) -> None:
+    """With what they predicted, and as children of the seed: nothing but the run's own judge makes them the best."""
+    assert place.evolve("run", "-c", place.config(steps=2)).status == 0
+    run, reply = Path("runs/fake-001"), Path("00042.reply.md")
+    reply.write_text(
+        "---\nmodel: me\n---\nHypothesis: larger tiles.\nPrediction: fake -10 %\n\n"
+        "```python\n# fake: score=7.000\nx = 31\n```\n"
+    )
+    runpy.run_path(str(BENCHMARKS / "proof.py"))["propose"](run, [reply])
+    assert place.evolve("run", "-c", "fake.yaml", "--resume", "--set", "budget.steps=4").status == 0
+    with Journal.open(run) as journal:
+        best = journal.attempt(journal.resolve("best")).candidate
+        assert (best.member, best.hypothesis, best.prediction) == ("claude", "larger tiles.", "fake -10 %")
+        assert best.parent_id == journal.resolve("0")
