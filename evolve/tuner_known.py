@@ -94,6 +94,7 @@ def specializes(point: Point, setting: Setting) -> bool:
 
 ACCUMULATORS = 128  # float32 of a tile that one thread can hold beside everything else; twice that spills by hundreds
 CHAINED = 192  # in a chain of products, whose scores and sums live at different times
+BESIDE = 4 / 3  # registers for each accumulator, addresses and operands with them
 WARPS = 32
 WGMMA_ROWS = 64
 
@@ -145,14 +146,17 @@ def _computing(point: Point, setting: Setting) -> int:
 
 
 def _accumulators(tile: Mapping[str, int], warps: int, setting: Setting) -> str:
-    if not tile.keys() >= {"M", "N"} or warps < 1:
-        return ""
-    chain = setting.chained and "K" not in tile
-    if chain and not setting.width:
-        return ""
-    held = tile["M"] * (tile["N"] + (setting.width if chain else 0)) / (32 * warps)
-    most = CHAINED if chain else ACCUMULATORS
+    held, most = _held(tile, warps, setting), CHAINED if setting.chained and "K" not in tile else ACCUMULATORS
     return f"{held:g} accumulators a thread; more than {most} spill" if held > most else ""
+
+
+def _held(tile: Mapping[str, int], warps: int, setting: Setting) -> float:
+    """Accumulators of one thread; in a chain of products scores and sums, as if they lived at the same time. 0 where
+    that is not known."""
+    chain = setting.chained and "K" not in tile
+    if not tile.keys() >= {"M", "N"} or warps < 1 or (chain and not setting.width):
+        return 0.0
+    return tile["M"] * (tile["N"] + (setting.width if chain else 0)) / (32 * warps)
 
 
 def _shared(tile: Mapping[str, int], stages: int, setting: Setting) -> str:
@@ -172,15 +176,21 @@ def _shared(tile: Mapping[str, int], stages: int, setting: Setting) -> str:
 
 
 def _hopeless(point: Point, setting: Setting) -> str:
-    """Two cliffs, measured: products of under 64 rows take the old tensor cores, at a third of the rate; and warps that
-    share the rows of a softmax meet at each of its maxima and sums."""
-    rows = setting.size("M") or setting.size("S") or 0
+    """Three cliffs, measured: registers capped at little more than the accumulators, which then spill; products of
+    under 64 rows, which take the old tensor cores at a third of the rate; and warps that share the rows of a softmax,
+    which meet at each of its maxima and sums."""
     whole = {name: v for name, v in point.items() if isinstance(v, int) and not isinstance(v, bool)}
-    height, warps = whole.get(sides(whole).get("M", ""), 0), whole.get("num_warps", 0)
+    tile = {side: whole[name] for side, name in sides(whole).items()}
+    held = _held(tile, _computing(point, setting), setting)
+    cap = next((whole[name] for name in whole if CAPS.search(name)), 0)
+    if 0 < cap < held * BESIDE:
+        return f"{held:g} accumulators a thread leave too few of {cap} registers"
+    rows, height = setting.size("M") or setting.size("S") or 0, tile.get("M", 0)
     if not setting.wgmma or not height or rows <= WGMMA_ROWS:
         return ""
     if height < WGMMA_ROWS:
         return f"tiles of {height} rows do not reach WGMMA, and there are {rows}"
+    warps = whole.get("num_warps", 0)
     if setting.chained and height < 16 * warps:
         return f"{warps} warps for {height} rows: a softmax's rows would be shared by groups of warps"
     return ""

@@ -224,6 +224,10 @@ def test_what_is_hopeless_is_left_out_of_large_spaces_only():
     assert "softmax" in limits(shared_rows)
     assert limits({**shared_rows, "BLOCK_M": 128}) is None
     assert Limits(setting=ATTENTION)(low) is None
+    capped = {**shared_rows, "num_warps": 4, "REGISTERS": 96}
+    assert "too few of 96 registers" in limits(capped)
+    assert limits({**capped, "REGISTERS": 128}) is None
+    assert limits({**capped, "REGISTERS": 0}) is None
     few_rows = Setting(sizes={"M": 16, "N": 4096, "K": 4096}, wgmma=True, element_bytes=2)
     assert Limits(setting=few_rows, doubts=True)({**BEST, "BLOCK_M": 16}) is None
 
