@@ -404,6 +404,26 @@ def test_modes_and_subclasses_see_an_operator(gpu):
     assert [n.target for n in traced.graph.nodes if n.op == "call_function"] == [state.dispatch.OPERATOR]
 
 
+def test_a_graph_for_fixed_sizes_may_hold_the_library_s_operations(gpu):
+    """A compiler can fuse those; a kernel's call, and one for sizes that change, stay one operator."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    state = gpu(row(64, 32, 48), row(256, 256, 256, runs="baseline"))
+    for_good = importlib.import_module(f"{state.module.__name__}._operator")._for_good
+    changes = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, DimDynamic.STATIC])
+    for sizes, expected in (((64, 32, 48), False), ((256, 256, 256), True), ((7, 5, 3), True)):
+        a, b = tensors(*sizes)
+        mode = FakeTensorMode(shape_env=ShapeEnv())
+        x, y = mode.from_tensor(a, static_shapes=True), mode.from_tensor(b, static_shapes=True)
+        assert for_good((x, y)) is expected
+        other = FakeTensorMode(shape_env=ShapeEnv())
+        z = other.from_tensor(a, symbolic_context=changes)
+        assert type(z.shape[0]) is torch.SymInt
+        assert not for_good((z, other.from_tensor(b, static_shapes=True)))
+        assert not for_good((a, b))  # at work, and not traced: answers lie as the graph was told
+
+
 def test_foreign_subclasses_take_the_library(gpu):
     """A sharded or quantised tensor knows torch.matmul, and not our operator."""
     state = gpu(row(64, 32, 48))

@@ -61,10 +61,10 @@ def tensors_of(arguments):
 # --- The choice -------------------------------------------------------------------------------------------------------
 
 
-def choose(arguments):
+def choose(arguments, placed=True):
     """The table's word on a call, with the reason. Only a forced kernel that cannot be raises."""
     try:
-        described = TABLE.describe(arguments)
+        described = TABLE.describe(arguments, placed)
         device, triton = torch.cuda.get_device_name(described.device), triton_version()
         if FORCE == "kernel":
             if described.astray:

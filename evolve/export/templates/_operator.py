@@ -6,9 +6,10 @@ before. The decision between kernel and library is taken when it runs, as for th
 
 import torch
 
-from ._choice import GRADIENT, LIBRARY, NAMES, OP, SPACE, TABLE, shapes_of, tensors_of
+from ._choice import GRADIENT, LIBRARY, NAMES, OP, SPACE, TABLE, choose, shapes_of, tensors_of
 from ._dispatch import (
     OPS,
+    PLAIN,
     QUIET,
     _decided_in_graph,
     _wants_gradient,
@@ -84,10 +85,22 @@ def _inplace(keys, *arguments):
         return OPERATOR.redispatch(keys & torch._C._after_ADInplaceOrView_keyset, *arguments)
 
 
+def _for_good(arguments):
+    """Whether a graph is traced for fixed sizes that the table gives to the library: then the library's own operations
+    stand in it, which a compiler can fuse with others."""
+    tensors = tensors_of(arguments)
+    if TABLE.written or all(type(t) in PLAIN for t in tensors):
+        return False
+    fixed = all(type(n) is int for t in tensors for n in (*t.shape, *t.stride()))
+    return fixed and not choose(arguments, placed=False).kernel
+
+
 def _autograd(*arguments):
     """Without a backward of its own: the library's operations where a gradient is wanted."""
     if _wants_gradient(tensors_of(arguments)) or transformed():
         return _packed(listed(LIBRARY(*arguments)))
+    if _for_good(arguments):
+        return _packed([t.contiguous() for t in listed(LIBRARY(*arguments))])
     with torch._C._AutoDispatchBelowAutograd():
         return OPERATOR(*arguments)
 

@@ -57,8 +57,8 @@ class Table:
         self.autocast = tuple(whole.get("autocast", ()))
         self.written = frozenset(re.findall(r"Tensor\(\w!\) (\w+)", self.spec["schema"]))
 
-    def describe(self, arguments):
-        """The call in the table's words; raises Unfit."""
+    def describe(self, arguments, placed=True):
+        """The call in the table's words; raises Unfit. Not `placed`: of traced tensors, which lie nowhere."""
         dtypes, layout, flags, sizes, device, astray = [], [], [], {}, None, ""
         for (name, kind), value in zip(self.arguments, arguments):
             if type(value) not in KINDS.get(kind, (type(value),)):
@@ -71,7 +71,7 @@ class Table:
                 device = self._place(name, value, device)
                 for dim, size in zip(self.spec["dims"][name], value.shape):
                     self._size(sizes, dim, size)
-                if value.data_ptr() % self.alignment:
+                if placed and value.data_ptr() % self.alignment:
                     astray = f"{name} does not begin on a multiple of {self.alignment} bytes"
                 dtypes.append(str(value.dtype).removeprefix("torch."))
                 layout.append(order_of(value))
