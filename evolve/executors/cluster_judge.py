@@ -17,6 +17,7 @@ from pathlib import Path
 import evolve
 from evolve.errors import MachineryError, UsageError
 from evolve.executors.cluster_builds import ClusterCompilers
+from evolve.executors.spread import take_short_turns
 from evolve.judge import backends
 from evolve.judge.backends import Opened, Settings
 from evolve.judge.tune import Tuning
@@ -59,6 +60,7 @@ class Judge:
     """The actor. `width` is its share of the machine's cores."""
 
     def __init__(self, opening: Opening, width: int) -> None:
+        take_short_turns()
         self._opening, self._width = opening, width
         self._opened: Opened | None = None
 

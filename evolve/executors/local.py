@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from evolve.errors import MachineryError
-from evolve.executors.spread import CLOSED, Spread
+from evolve.executors.spread import CLOSED, Spread, take_short_turns
 from evolve.judge import Backend
 from evolve.types import Evaluation, Job, Noted
 
@@ -24,6 +24,7 @@ class Threads:
         self.backend, self.name, self.places = backend, name, width
         self.ranking_key: str = getattr(backend, "ranking_key", "")  # a backend of the user's own need not have one
         self._pool = ThreadPoolExecutor(max_workers=width, thread_name_prefix="judge")
+        take_short_turns()
 
     def begin(self, job: Job) -> Future[Evaluation]:
         return self._pool.submit(self.backend.evaluate, job)
