@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from evolve.errors import ProblemError
 from evolve.judge.arguments import LaunchRules, Refused, itemsize, span
 from evolve.judge.certificate import certificate
+from evolve.judge.meta import without_data
 from evolve.judge.plan import Launch, Lowered, Plan, Root, View
 from evolve.judge.plan_json import PlanError, decode
 from evolve.judge.stages import Gated, Point, Ruling, Screened, Target
@@ -149,7 +150,7 @@ class Inspection:
     @classmethod
     def of(cls, problem: Problem, workload: Workload, plan: Plan) -> Inspection:
         outputs = problem.outputs(workload)
-        values = iter(problem.make_inputs(workload, "meta", 0))
+        values = iter(without_data(problem, workload))
         inputs: dict[int, int] = {}
         given: dict[int, TensorSpec] = {}
         for position, argument in enumerate(problem.arguments):

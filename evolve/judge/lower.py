@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from evolve.judge.jail import Jail, Limits
+from evolve.judge.meta import without_data
 from evolve.judge.stages import Point, Ruling, Screened, Target
 from evolve.problem import Problem, TensorSpec
 from evolve.types import Json, Verdict, Workload
@@ -81,7 +82,7 @@ def described(problem: Problem, workload: Workload) -> dict[str, Json]:
     """Arguments and outputs by shape: all that a candidate's host function needs to know."""
     names = [a.name for a in problem.arguments]
     given = [(i, a) for i, a in enumerate(problem.arguments) if a.role != "out"]
-    made = problem.make_inputs(workload, "meta", 0)
+    made = without_data(problem, workload)
     arguments = [{"name": a.name, "position": i, **argument(value)} for (i, a), value in zip(given, made, strict=True)]
     inputs = {a.name for _, a in given}
     return {"arguments": arguments, "outputs": [_output(s, names, inputs) for s in problem.outputs(workload)]}

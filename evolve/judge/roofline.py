@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from evolve.judge.meta import without_data
 from evolve.judge.stages import Target
 from evolve.problem import Problem, Variant
 from evolve.types import Workload
@@ -73,7 +74,7 @@ def roof(problem: Problem, variant: Variant, workload: Workload, target: Target)
 
 def rate_of(problem: Problem, variant: Variant, workload: Workload) -> str:
     """By the dtype of the largest input."""
-    made = [x for x in problem.make_inputs(workload, "meta", 0) if isinstance(x, torch.Tensor)]
+    made = [x for x in without_data(problem, workload) if isinstance(x, torch.Tensor)]
     largest = max(made, key=lambda x: x.numel() * x.element_size(), default=None)
     if largest is None or largest.dtype not in RATES:
         return "tf32" if "tf32" in variant.allows else "float32"

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from evolve.judge.form import chained, form_of, sees, texts_of
+from evolve.judge.meta import without_data
 from evolve.judge.points import Shot
 from evolve.judge.stages import Ready, Target
 from evolve.problem import Problem
@@ -26,7 +27,7 @@ FORM = "form"  # the trait of a judged candidate that its children are compared 
 
 
 def setting_of(problem: Problem, workload: Workload, ready: Ready, target: Target) -> Setting:
-    made = problem.make_inputs(workload, "meta", 0)
+    made = without_data(problem, workload)
     widths = [value.element_size() for value in made if hasattr(value, "element_size") and value.ndim > 1]
     plan = next((p for p in ready.gated.lowered.plans if p.workload == workload.name), None)
     texts = texts_of(plan, ready.gated.lowered.modules) if plan else []

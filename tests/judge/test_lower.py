@@ -14,6 +14,7 @@ import torch
 
 from evolve.judge.jail import Jail, Limits
 from evolve.judge.lower import lower
+from evolve.judge.meta import without_data
 from evolve.judge.plan import Descriptor, View
 from evolve.judge.plan_json import decode
 from evolve.judge.sass import code_digest
@@ -560,3 +561,18 @@ def test_the_answer_is_plain_json(jail):
     assert set(json.loads(raw)) == {"plans", "modules"}
     assert str(ROOT) not in raw
     assert os.sep + "scratch" not in raw
+
+
+def test_arguments_without_data_are_made_once_for_each_size_and_problem():
+    made = []
+
+    def make(workload, device, random_seed):
+        made.append(workload.name)
+        return (torch.empty(workload["n"], device=device),)
+
+    one, other = replace(small(), make_inputs=make), replace(small(), make_inputs=lambda *a: make(*a))
+    first, same, larger = (Workload(name="w", params={"n": n}) for n in (3, 3, 4))
+    assert without_data(one, first) is without_data(one, same)
+    assert [t.shape for t in without_data(one, larger)] == [(4,)], "a workload of that name, and another size"
+    assert without_data(other, first) is not without_data(one, first)
+    assert len(made) == 3
