@@ -70,7 +70,7 @@ def rewrite(source: Source, context: Context) -> Applied:
     edits.tunable(switch, True, (True, False))
     edits.before(loop.node, _first_loop(masks, call, whole, switch, body))
     edits.expression(loop.node.iter, _range(call, whole, loop.stop))
-    return Applied(source=edits.result(), hypothesis=REASON, signature={"FSEL": ">0"})
+    return Applied(source=edits.result(), hypothesis=REASON, signature={"HGMMA": ">0"})
 
 
 def _first_loop(masks: Masks, call: ast.Call, whole: str, switch: str, body: str) -> str:
