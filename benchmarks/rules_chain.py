@@ -68,6 +68,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "operand in registers",
         "warp specialization",
         "bounded scores",
+        "lazy rescale",
     ),
 }
 

@@ -47,7 +47,7 @@ SIZES: dict[str, tuple[tuple[str, dict[str, Any], str], ...]] = {
         ("deep_16384", {"M": 512, "N": 512, "K": 16384}, "cold"),
     ),
 }
-D, X, M, H, W, R, E, B, Q = (
+D, X, M, H, W, R, E, B, Q, L = (
     "tensor descriptors",
     "scale in the exponent",
     "masked blocks apart",
@@ -57,6 +57,7 @@ D, X, M, H, W, R, E, B, Q = (
     "settled masks",
     "bounded scores",
     "operand in registers",
+    "lazy rescale",
 )
 A, S, G, P, F, T = (
     "alignment",
@@ -68,8 +69,9 @@ A, S, G, P, F, T = (
 )
 COMPOSITIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "attention": (
-        (D, X, M, H, R, Q, E),
+        (D, X, M, H, R, Q, E, L),
         (D, X, H, W, E, B),
+        (D, X, M, H, R, Q, E),
         (D, X, M, H, R, Q, W, E, B),
         (D, X, M, H, R),
         (X, M, H, R, Q),

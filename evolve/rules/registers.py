@@ -9,7 +9,7 @@ build and is a point that the tuner leaves out.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 from evolve.rules.base import Applied, Context, No, Rule
@@ -44,23 +44,27 @@ def rewrite(source: Source, context: Context) -> Applied:
     given = found.launch.arguments.get(special, "")
     capped = f"{name} and not {given}" if given else name  # who specializes warps shares registers out itself
     edits.append(found.launch.call, f"maxnreg={name} if {capped} else None")
-    point = _point(source, found)
+    point = point_of(source, found, GOOD)
     edits.tunable(name, GOOD[-1] if point else 0, CAPS)
+    start_at(edits, source, point)
+    return Applied(source=edits.result(), hypothesis=REASON)
+
+
+def start_at(edits: Edits, source: Source, point: Mapping[str, Scalar]) -> None:
     for param in source.entry.params.kwonly_params:
         wanted = point.get(param.name.value)
         if wanted is not None and param.default is not None and literal(source.code(param.default)) != wanted:
             edits.expression(param.default, repr(wanted))
-    return Applied(source=edits.result(), hypothesis=REASON)
 
 
-def _point(source: Source, found: Stream) -> Mapping[str, Scalar]:
-    """Where the cap is known to be good, as defaults of the entry; nothing where it does not have these numbers."""
+def point_of(source: Source, found: Stream, good: Sequence[int]) -> Mapping[str, Scalar]:
+    """Rows, columns, stages and warps as defaults of the entry; nothing where it does not have these numbers."""
     names = {found.launch.arguments.get(block, "") for block in _rows(found)} & source.tunables.keys()
     column = found.launch.arguments.get(found.loop.step, "")
     if len(names) != 1 or column not in source.tunables:
         return {}
     values = (names.pop(), column, *(found.launch.options.get(n, "") for n in ("num_stages", "num_warps")))
-    point = dict(zip(values, GOOD, strict=False))
+    point = dict(zip(values, good, strict=False))
     space = space_of(source)
     fits = all(name in source.tunables and value in space.get(name, ()) for name, value in point.items())
     return point if fits else {}

@@ -13,6 +13,7 @@ import libcst as cst
 from evolve.rules.base import Applied, Context, No, Rule
 from evolve.rules.edits import Edits
 from evolve.rules.match import DotLoop, dot_loop, restrict
+from evolve.rules.registers import point_of, start_at
 from evolve.rules.source import Source, literal
 from evolve.rules.streams import Stream, streams
 from evolve.rules.symbols import Bind, atom
@@ -21,6 +22,7 @@ REASON = (
     "Specialize warps in the loop over K: a producer keeps the TMA copies ahead while the consumers issue nothing but "
     "matrix instructions."
 )
+STREAMED = (128, 128, 2, 4)  # rows, columns, stages, warps of attention: 64 rows take twice as long (H200)
 OPTIONS = ("warp_specialize=", "flatten=True", "loop_unroll_factor=")
 
 
@@ -69,13 +71,19 @@ def _stream(source: Source) -> Applied:
         _one_loop(edits, loops[0], wanted)
     elif len(loops) > 2:
         raise No(f"{kernel.name} has {len(loops)} loops with several tl.dot.")
-    _four_warps(edits, found)
+    point = point_of(source, found, STREAMED)
+    if point:
+        start_at(edits, source, point)
+    else:
+        _four_warps(edits, found)
     edits.constexpr(kernel, found.launch, wanted, wanted)
     edits.tunable(wanted, True, (True, False))
     switch = switches.pop()
-    for arg in found.launch.call.args:  # specialized warps share registers out themselves
-        if arg.keyword is not None and arg.keyword.value == "maxnreg":
+    for arg in found.launch.call.args:
+        if arg.keyword is not None and arg.keyword.value == "maxnreg":  # specialized warps share registers themselves
             edits.expression(arg.value, f"None if {wanted} else ({source.code(arg.value)})")
+        if arg.keyword is not None and arg.keyword.value.startswith("LAZY_RESCALE"):  # a branch at run time
+            edits.expression(arg.value, f"{atom(source.code(arg.value))} and not {wanted}")
     call = found.scope.tree(found.loop.node.iter)
     assert isinstance(call, ast.Call)
     parts = [ast.unparse(a) for a in call.args] + [f"{k.arg}={ast.unparse(k.value)}" for k in call.keywords]

@@ -204,6 +204,19 @@ def test_queries_stay_in_registers_and_leave_room_for_a_third_block():
     assert "several tl.dot" in declined(seed("matmul"), "operand in registers")
 
 
+def test_sums_are_rescaled_in_a_branch_unless_warps_are_specialized():
+    source = moved(seed("attention"), "tensor descriptors", "scale in the exponent", "lazy rescale")
+    lazy, always = (attention(source, LAZY_RESCALE=x) for x in (True, False))
+    assert lazy.counts["BRA"] > always.counts["BRA"]
+    assert lazy.spills_bytes == 0
+    special = moved(source, "warp specialization")
+    built = attention(special, num_warps=4, num_stages=2)
+    assert built.counts["USETMAXREG"] > 0
+    assert "must already" in declined(special, "lazy rescale")
+    other = seed("attention").replace("total = total * shrink + tl.sum(p, axis=1)", "total = total + tl.sum(p, axis=1)")
+    assert "shrunk" in declined(other, "lazy rescale")
+
+
 def test_several_rows_are_one_tile_and_one_row_is_as_it_was():
     def rows(source: str, count: int = 2048, width: int = 1024, **tunables: object):
         x, w = meta(count, width), meta(width)
