@@ -73,7 +73,7 @@ def test_json_is_one_object_with_everything(capsys: pytest.CaptureFixture[str]) 
         assert made["score"] == evaluation.score
     assert json.loads(shown(capsys, passed(measured("4096", BLOCK=64)), as_json=True))["measurements"] == [
         {"workload": "4096", "baseline": "cuBLAS", "time_us": 80.0, "ratio": 1.25, "ratio_low": 1.2, "ratio_high": 1.3,
-         "weight": 1.0, "samples": 1, "parameters": {"BLOCK": 64}, "eager_us": None, "modelled": True}
+         "weight": 1.0, "samples": 1, "parameters": {"BLOCK": 64}, "eager_us": None, "modelled": True, "quick": False}
     ]  # fmt: skip
 
 
