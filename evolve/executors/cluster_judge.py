@@ -7,7 +7,9 @@ to it are texts and figures; the problem's files travel as text, where the machi
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -155,6 +157,7 @@ def _found(asked: Opening) -> Problem:
 
 def _laid_out(asked: Opening) -> Path:
     root = Path(tempfile.mkdtemp(prefix="evolve-problem-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     for name, text in asked.files.items():
         place = Path(os.path.normpath(root / DEPTH / name))
         if root not in place.parents:

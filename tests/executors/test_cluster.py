@@ -6,6 +6,7 @@ import signal
 import sys
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ import pytest
 
 from evolve.executors.cluster import open_cluster
 from evolve.executors.cluster_builds import ClusterCompilers
+from evolve.executors.cluster_known import CARRIED
 from evolve.executors.contract import ExecutorContract
 from evolve.judge.backends import Settings
 from evolve.judge.build import Builder
@@ -77,6 +79,13 @@ async def test_a_candidate_that_kills_its_worker_has_its_verdict_and_takes_nobod
         sources.insert(3, "# deadly: segfault\n")
         found = await judged(executor, sources)
         await noticed(executor, lambda notes: len(notes.get("lost", ())) == 2)
+        known = {f"plan:{i:016x}": f"{i:05d}-aaaaaaaa" for i in range(CARRIED)}
+        for step in (50, 51):  # too many to travel: what is new of them goes to the ledger, which the judge asks
+            twin = job_of(f"# fake: score={step}\n", step=step)
+            known[f"ast:{twin.candidate.digest}"] = f"{step - 40:05d}-bbbbbbbb"
+            ruled = await executor.evaluate(replace(twin, known=known))
+            assert ruled.verdict is Verdict.DUPLICATE
+            assert f"{step - 40:05d}-bbbbbbbb" in ruled.feedback
     assert [e.verdict for e in found] == [Verdict.PASSED] * 3 + [Verdict.RUNTIME_ERROR] + [Verdict.PASSED] * 5
     assert "died under it" in found[3].feedback
     times = Counter(line[0] for line in begun(log))
