@@ -95,6 +95,7 @@ def refigure(
 ) -> None:
     """The files that hold figures: of a new package, and of one that was refreshed."""
     words = _words(written, taken or library_source(Path(written.problem.path)), dispatch)
+    words["measured"] = measured(dispatch["rows"], provenance)
     (folder / "README.md").write_text(_filled("README.md.txt", words), encoding="utf-8")
     table.write(folder / "provenance.json", {**provenance, "bounds": bounds(written)})
     table.write(folder / table.FILE, dispatch)
@@ -167,7 +168,6 @@ def _words(written: Written, taken: Taken, dispatch: Mapping[str, Json]) -> dict
         "doc": f"{problem.entry} in {written.variant.name}: the kernel or the library, as dispatch.json says.",
         "gradient_sentence": GRADIENT if taken.has_gradient else NO_GRADIENT,
         "dispatch_words": FASTER if verified else NOWHERE,
-        "measured": measured(dispatch["rows"]),
     }
 
 
@@ -193,20 +193,27 @@ def _init(written: Written, taken: Taken, dispatch: Mapping[str, Json]) -> str:
     )
 
 
-def measured(rows: Sequence[Mapping[str, Json]]) -> str:
-    """A table a device and Triton, or the sentence that there is none."""
+def measured(rows: Sequence[Mapping[str, Json]], provenance: Mapping[str, Json]) -> str:
+    """A table a device and Triton, or the sentence that there is none, with what the run found."""
     known = [row for row in rows if row.get("measured")]
     if not known:
-        return (
-            "Nothing yet, on any device: the times of its run are a model's, and every row of `dispatch.json` is "
-            '"baseline" until `evolve refresh` has verified and measured the kernel on a GPU.'
-        )
+        until = 'every row of `dispatch.json` is "baseline" until `evolve refresh` has verified it on a GPU'
+        judged = [m for c in provenance["candidates"].values() for m in c["measurements"] if not m["modelled"]]
+        if not judged:
+            return f"Nothing yet, on any device: the times of its run are a model's, and {until}."
+        figures = "\n".join(map(_judged, judged))
+        return f"Nothing yet of this package: {until}. Its run measured the kernel:\n\n{figures}"
     lines = []
     for device, triton in dict.fromkeys(table.pair(row) for row in known):
         said = "ratio is the library's time over the function's, in a CUDA graph."
         lines += [f"**{device}, Triton {triton}**; {said}", "", HEADER, "|---|" + "---:|" * 6]
         lines += [_line(row) for row in known if table.pair(row) == (device, triton)] + [""]
     return "\n".join(lines).rstrip()
+
+
+def _judged(m: Mapping[str, Json]) -> str:
+    middle, low, high = m["ratio"]
+    return f"- {m['workload']}: {m['time_us']:.2f} µs, {middle:.3f} [{low:.3f}, {high:.3f}] × {m['baseline']}"
 
 
 def _line(row: Mapping[str, Json]) -> str:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = ("matmul", "attention", "paged_decode", "layernorm_residual", "matmul_gelu")
 
 
-def make_run(folder, name, *, variant=None, verdict=Verdict.PASSED, path=None, seed=None, candidates=1):
+def make_run(folder, name, *, variant=None, verdict=Verdict.PASSED, path=None, seed=None, candidates=1, modelled=True):
     """`runs/<name>` in the folder; its problem is the shipped one's file, if no other is given. Candidates differ in a
     comment."""
     path, seed = path or ROOT / "evaluators" / f"{name}.py", seed or ROOT / "seeds" / f"{name}.py"
@@ -32,7 +32,7 @@ def make_run(folder, name, *, variant=None, verdict=Verdict.PASSED, path=None, s
             ratio_low=1.5,
             ratio_high=1.5,
             parameters={"num_warps": 8},
-            modelled=True,
+            modelled=modelled,
         )
         for w in timed
     )

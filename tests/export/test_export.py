@@ -31,6 +31,15 @@ def test_modelled_times_are_called_so_everywhere(package):
     assert any("a model's" in s and "evolve refresh" in s for s in package.sentences)
 
 
+def test_measured_times_are_called_so_though_nobody_verified_the_package(runs):
+    make_run(runs, "matmul", variant="fp16", modelled=False)
+    report = exporting.export(exporting.Order(targets=("matmul",)))
+    text = (report.folder / "README.md").read_text()
+    assert "a model's" not in text + " ".join(report.sentences)
+    assert "Nothing yet of this package" in text
+    assert "- 4096: 10.00 µs, 1.500 [1.500, 1.500] × seed (modelled)" in text
+
+
 def test_it_carries_evidence_and_no_secrets(package):
     text = (package.folder / "provenance.json").read_text()
     found = json.loads(text)["candidates"]["kernels"]
