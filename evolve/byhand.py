@@ -184,6 +184,7 @@ def _write(folder: Path, *, judge: bool, say: Say) -> None:
         search = restored(journal, config, parts, bench, str(environment["secret"]), _Nobody())
         search.commit(Noted(what="resumed", text=f"{folder.name} was opened for what lies in its mailbox."))
         inbox = Inbox.of(search, config, settled=0)
+        inbox.handed = {}  # nothing of what lies there is judged where only prompts are wanted
         if judge:  # whoever was asked: its reply lies there now
             inbox.handed = {p.asked.step: p.asked for p in journal.pending() if p.asked and not p.reply}
         in_loop(_once(inbox))

@@ -107,6 +107,7 @@ def test_a_run_travels_from_machine_to_machine_between_question_and_answer(ended
     shutil.copytree(RUN, away)
     assert ended.evolve("ask", away, "-n", "2", "--member", "claude").status == 0
     answer(away / "mailbox", 3, "Hypothesis: faster.\n```python\n" + source(2.5, 31) + "```\n")
+    assert ended.evolve("ask", away, "-n", "1", "--member", "claude").status == 0, "it judges no reply that lies there"
     os.utime(away / "mailbox/00003.reply.md", (1.7e9, 1.7e9))  # it took a while to carry it
     shutil.rmtree(RUN)
     shutil.copytree(away, RUN)
@@ -116,7 +117,7 @@ def test_a_run_travels_from_machine_to_machine_between_question_and_answer(ended
         assert judged is not None
         assert judged.candidate is not None
         assert (judged.candidate.member, judged.evaluation.score) == ("claude", 2.5)
-        assert [p.asked.step for p in journal.pending() if p.asked] == [4], "nobody answered it yet"
+        assert [p.asked.step for p in journal.pending() if p.asked] == [4, 5], "nobody answered these yet"
 
 
 def test_a_living_writer_takes_it_in(place: Any, until: Callable[..., None]) -> None:

@@ -1,5 +1,6 @@
 """All GPUs of a machine: which of them are used, and what those of one kind share."""
 
+from dataclasses import replace
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -7,7 +8,11 @@ import pytest
 
 from evolve.errors import MachineryError
 from evolve.judge.backends import gpu as gpus
+from evolve.judge.backends.gpu import as_judged
+from evolve.judge.confirm import roles
 from evolve.judge.gpu import nvml
+from evolve.judge.verdicts import duplicate_of
+from evolve.types import Attempt, Candidate, Evaluation, Verdict
 
 H200, A100 = ("NVIDIA H200", "sm_90"), ("NVIDIA A100-SXM4-80GB", "sm_80")
 
@@ -96,3 +101,11 @@ def test_one_that_does_not_open_is_left_out_and_said_and_none_at_all_is_an_error
     with pytest.raises(MachineryError, match="GPU 0 is held"):
         gpus.open_gpus(SETTINGS, [])
     assert {"pool 0", "pool 1", "pool 2", "shop NVIDIA H200"} <= set(machine.closed)
+
+
+def test_the_incumbent_of_a_resumed_run_is_built_for_the_sizes_that_decide_on_promotion() -> None:
+    """Whoever would be promoted over it is timed beside it on held-out sizes as well."""
+    candidate = Candidate(step=5, source="x = 1\n", member="m", kind="diff")
+    job = as_judged(Attempt(candidate=candidate, evaluation=Evaluation(verdict=Verdict.REJECTED)))
+    assert "held_out" in roles(job)
+    assert duplicate_of([candidate.digest], replace(job, known={candidate.digest: "00001-00000000"})) is None
