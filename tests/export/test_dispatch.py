@@ -175,11 +175,16 @@ def test_nothing_is_asked_where_nothing_can_run(gpu, monkeypatch, caplog):
     assert x.grad is not None
 
 
-def test_a_kernel_that_cannot_be_built_is_told_once_and_the_library_runs(gpu, monkeypatch, caplog):
+@pytest.mark.parametrize("kind", ["compiler", "memory"])
+def test_a_kernel_that_cannot_be_built_is_told_once_and_the_library_runs(kind, gpu, monkeypatch, caplog):
     """A container without a C compiler is where that happens."""
+    from triton.runtime.errors import OutOfResources
+
     state = gpu(row(64, 32, 48), row(64, 64, 64, eager="baseline"))
 
     def fails(self, grid):
+        if kind == "memory":
+            raise OutOfResources(300_000, 232_448, "shared memory (no C compiler)")
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
 
     monkeypatch.setattr(fake_cuda.FakeKernel, "__getitem__", fails)
@@ -188,9 +193,9 @@ def test_a_kernel_that_cannot_be_built_is_told_once_and_the_library_runs(gpu, mo
             a, b = tensors(m, n, k)
             assert torch.equal(state.call(a, b), a @ b)
     assert len(caplog.records) == 1
-    assert "Failed to find C compiler" in caplog.text
+    assert "C compiler" in caplog.text
     state = gpu(row(64, 32, 48), FORCE="kernel")
-    with pytest.raises(RuntimeError, match="C compiler"):
+    with pytest.raises((RuntimeError, OutOfResources), match="C compiler"):
         state.call(*tensors())
 
 

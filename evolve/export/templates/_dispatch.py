@@ -10,7 +10,6 @@ it when it runs. Gradients: a registered backward where there is one, else the l
 import threading
 from contextlib import nullcontext
 from importlib import import_module
-from subprocess import SubprocessError
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -259,7 +258,7 @@ def _first(choice, arguments):
     try:
         with current(device):
             result, record = host.record(arguments, parameters)
-    except (OSError, RuntimeError, SubprocessError) as why:
+    except host.FAILURES as why:
         if _choice.FORCE or isinstance(why, torch.OutOfMemoryError):
             raise
         tell_broken(choice.kernels, why)

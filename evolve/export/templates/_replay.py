@@ -9,22 +9,28 @@ cannot be replayed for certain is not: the host function itself then runs each t
 import contextvars
 import threading
 import types
+from subprocess import SubprocessError
 
 import torch
 import triton
 from torch.utils._python_dispatch import TorchDispatchMode
+from triton.errors import TritonError
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 ALLOCATES = {"aten::empty", "aten::empty_strided", "aten::empty_like", "aten::new_empty", "aten::new_empty_strided"}
 ALLOCATES |= {"aten::empty_permuted"}
 ZEROES = {"aten::zeros", "aten::zeros_like", "aten::new_zeros"}
+# What a kernel that cannot be built or launched raises: a missing C compiler, another ptxas, too little shared memory.
+FAILURES = (OSError, RuntimeError, SubprocessError, TritonError)
 _now = threading.local()
 
 
 class Host:
     """The entry of one kernels module. Its functions see a copy of the module's names in which each kernel also writes
     down its launches; the module itself, and what kernels call, stay as they are."""
+
+    FAILURES = FAILURES
 
     def __init__(self, module, entry, shapes, returned=None):
         """`shapes(arguments)` says (shape, dtype) of each output, for an entry that wants them given; `returned(made)`
