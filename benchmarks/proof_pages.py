@@ -3,7 +3,8 @@
     python benchmarks/proof_pages.py DIR [DIR ...]        DIR holds summary.json and all.tgz; a later one overrides
 
 No figure here is typed by hand, and none is left out for being small: what falls short is printed as it is. The README
-keeps what stands between `<!-- results -->` and `<!-- /results -->` for it. Runs are packed slim to runs/h200-NAME.
+keeps what stands between `<!-- results -->` and `<!-- /results -->` for it. Runs are packed slim
+to runs/h200-proof-NAME.
 """
 
 from __future__ import annotations
@@ -141,6 +142,17 @@ def outcome(data: Row, goal: Goal, dense: Row) -> tuple[Figure | None, str]:
     return figure, word(figure, goal.least)
 
 
+def searched(row: Row, goal: Goal) -> tuple[Figure | None, str]:
+    """Without a comparison on all sizes: what the run confirmed on those that it searched, if that was the rival."""
+    scored = [m for m in row.get("measurements", ()) if m["weight"]]
+    if goal.where != "mean" or not scored or any(m["baseline"] != goal.rival for m in scored):
+        return None, "not measured"
+    value, low, high = row["score"]
+    figure = Figure(value=value, low=low, high=high)
+    firm = "" if row["confirmed"] else ", not confirmed"
+    return figure, f"{word(figure, goal.least)} on the {len(scored)} sizes searched{firm}"
+
+
 # --- Pages ----------------------------------------------------------------------------------------------------------
 
 
@@ -159,7 +171,7 @@ def readme(rows: Sequence[Row]) -> str:
     for row in rows:
         data, other = measured(row, "bf16"), measured(row, "fp16")
         for n, goal in enumerate(GOALS.get(row["name"], ())):
-            figure, said = outcome(data, goal, row.get("dense") or {}) if data else (None, "not measured")
+            figure, said = outcome(data, goal, row.get("dense") or {}) if data else searched(row, goal)
             beside = outcome(other, goal, {})[0] if other else None
             gain = mean(data, "seed_tuned") if data and not n else None
             cells = [
@@ -270,12 +282,16 @@ def keep(folders: Sequence[Path], rows: Sequence[Row], runs: Path) -> None:
                 with tarfile.open(folder / "all.tgz") as tar:
                     tar.extractall(place, filter="data")
         for row in rows:
-            found = Path(place) / row["run"]
-            to = runs / f"h200-{row['name'].replace('_', '-')}"
+            # Unpacked already, or out of the archive.
+            found = next(
+                (f / row["run"] for f in reversed(folders) if (f / row["run"]).is_dir()), Path(place) / row["run"]
+            )
+            to = runs / f"h200-proof-{row['name'].replace('_', '-')}"
             if found.is_dir():
                 shutil.rmtree(to, ignore_errors=True)
                 print(pack(found, to, slim=True).sentence())
-            package = Path(place) / str((row.get("package") or {}).get("name", ""))
+            name = str((row.get("package") or {}).get("name", ""))
+            package = next((f / name for f in reversed(folders) if name and (f / name).is_dir()), Path(place) / name)
             if row.get("package", {}).get("name") and package.is_dir():
                 shutil.rmtree(runs / package.name, ignore_errors=True)
                 shutil.copytree(package, runs / package.name)
@@ -290,7 +306,7 @@ def put(page: Path, block: str) -> None:
 
 
 def pictures(runs: Path, docs: Path) -> None:
-    one, rival = runs / "h200-matmul", runs / "h200-matmul-best-of-n"
+    one, rival = runs / "h200-proof-matmul", runs / "h200-proof-matmul-best-of-n"
     if one.is_dir() and rival.is_dir():
         draw = [sys.executable, "benchmarks/curves.py", str(one), str(rival), "--out", str(docs / "best-of-n.svg")]
         subprocess.run(draw, cwd=ROOT, check=False)
