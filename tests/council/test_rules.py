@@ -127,7 +127,7 @@ def test_a_rule_that_wins_is_asked_more_often():
         evaluation = passed(2.0) if good else Evaluation(verdict=Verdict.INCORRECT)
         who.observe(Judged(step=step, evaluation=evaluation, candidate=candidate))
     plain, learned = Counter[str](), Counter[str]()
-    for step in range(100, 120):
+    for step in range(100, 108):
         plain.update(read(ask(member(), step).model)[0])
         stranger = replace(parent(SEED + "\n" * step), candidate=replace(parent().candidate, step=step, digest=""))
         learned.update(move for moves in read(ask(who, step, stranger).model) for move in moves)
@@ -154,7 +154,7 @@ def test_what_ails_the_parent_moves_its_remedy_forward():
 
 def test_a_tuner_leaves_no_numbers_to_rules():
     who = RulesMember(workloads=WORKLOADS, triton="3.7.1", tuned=True)
-    asked = [ask(who, step).model for step in range(1, 25)]
+    asked = {move for step in range(1, 7) for move in read(ask(who, step).model)[0]}
     assert "wider space" in asked
     assert "parameters" not in asked
 

@@ -11,7 +11,10 @@ from evolve.rules import RULES, Applied, Context, apply
 SOURCES = {name: (s, e) for name, (s, e, _) in PRODUCTS.items()} | OTHERS
 
 
-@pytest.mark.parametrize("name", SOURCES)
+SLOWLY = ("axes", "inline", "twice_rows", "twice_tiles", "stats")  # others stand for them
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOWLY else n for n in SOURCES])
 def test_every_move_and_chain_of_moves_passes_the_screen(name):
     source, entry = SOURCES[name]
     screen(source, entry=entry)

@@ -174,6 +174,7 @@ def test_the_chains_apply_whole_on_both_versions(version):
         assert left_out == []
 
 
+@pytest.mark.slow
 def test_two_blocks_share_an_sm_under_a_cap_of_registers():
     source = moved(seed("attention"), "tensor descriptors", "scale in the exponent", "masked blocks apart")
     found = chain(source, "register cap")
@@ -204,6 +205,7 @@ def test_queries_stay_in_registers_and_leave_room_for_a_third_block():
     assert "several tl.dot" in declined(seed("matmul"), "operand in registers")
 
 
+@pytest.mark.slow
 def test_sums_are_rescaled_in_a_branch_unless_warps_are_specialized():
     source = moved(seed("attention"), "tensor descriptors", "scale in the exponent", "lazy rescale")
     lazy, always = (attention(source, LAZY_RESCALE=x) for x in (True, False))
@@ -217,6 +219,7 @@ def test_sums_are_rescaled_in_a_branch_unless_warps_are_specialized():
     assert "shrunk" in declined(other, "lazy rescale")
 
 
+@pytest.mark.slow
 def test_several_rows_are_one_tile_and_one_row_is_as_it_was():
     def rows(source: str, count: int = 2048, width: int = 1024, **tunables: object):
         x, w = meta(count, width), meta(width)
@@ -265,6 +268,7 @@ def test_a_second_kernel_that_does_more_stays():
     assert "another number" in declined(shorter.replace("product.numel(), N,", "product.numel(), K,"), "fused epilogue")
 
 
+@pytest.mark.slow
 def test_what_is_not_split_is_what_it_was():
     """Where tiles fill the chip, or K is short, a candidate that could split K launches what its parent launched."""
     source, skinny = seed("matmul"), (Workload(name="w", params={"M": 512, "N": 512, "K": 16384}),)
