@@ -60,6 +60,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
     "paged_decode": ("wider space", "split keys", "scale in the exponent"),
     "attention": (
         "tensor descriptors",
+        "descriptors from the host",
         "scale in the exponent",
         "masked blocks apart",
         "heaviest first",

@@ -47,7 +47,7 @@ SIZES: dict[str, tuple[tuple[str, dict[str, Any], str], ...]] = {
         ("deep_16384", {"M": 512, "N": 512, "K": 16384}, "cold"),
     ),
 }
-D, X, M, H, W, R, E, B, Q, L = (
+D, X, M, H, W, R, E, B, Q, L, N = (
     "tensor descriptors",
     "scale in the exponent",
     "masked blocks apart",
@@ -58,6 +58,7 @@ D, X, M, H, W, R, E, B, Q, L = (
     "bounded scores",
     "operand in registers",
     "lazy rescale",
+    "descriptors from the host",
 )
 A, S, G, P, F, T = (
     "alignment",
@@ -69,7 +70,9 @@ A, S, G, P, F, T = (
 )
 COMPOSITIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "attention": (
-        (D, X, M, H, R, Q, E, L),
+        (D, N, X, M, H, R, E),
+        (D, N, X, H, W, E, B),
+        (D, N, X, M, H, R, Q, E, L),
         (D, X, H, W, E, B),
         (D, X, M, H, R, Q, E),
         (D, X, M, H, R, Q, W, E, B),

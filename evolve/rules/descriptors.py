@@ -269,7 +269,7 @@ RULE = Rule(
     name="tensor descriptors",
     reason=REASON,
     rewrite=rewrite,
-    then=("alignment", "wider space", "register cap", "operand in registers"),
+    then=("alignment", "wider space", "descriptors from the host", "register cap", "operand in registers"),
     weight=3.0,
     helps=frozenset({"compute", "latency", "masks"}),
 )

@@ -97,6 +97,8 @@ def _holder(bind: Bind) -> cst.CSTNode:
 
 def _load(bind: Bind) -> bool:
     node = bind.value
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "reshape":
+        node = node.func.value
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load"
 
 

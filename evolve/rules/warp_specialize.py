@@ -82,6 +82,8 @@ def _stream(source: Source) -> Applied:
     for arg in found.launch.call.args:
         if arg.keyword is not None and arg.keyword.value == "maxnreg":  # specialized warps share registers themselves
             edits.expression(arg.value, f"None if {wanted} else ({source.code(arg.value)})")
+        if arg.keyword is not None and arg.keyword.value.startswith("OWN_DESC"):  # each consumer takes a part of it
+            edits.expression(arg.value, source.code(arg.value).replace("and False", f"and {wanted}"))
         if arg.keyword is not None and arg.keyword.value.startswith("LAZY_RESCALE"):  # a branch at run time
             edits.expression(arg.value, f"{atom(source.code(arg.value))} and not {wanted}")
     call = found.scope.tree(found.loop.node.iter)
@@ -167,10 +169,15 @@ def _switch(found: DotLoop) -> str:
 
 def _through_descriptor(bind: Bind) -> bool:
     node = bind.value
-    while isinstance(node, ast.Attribute) or (
-        isinstance(node, ast.Call) and ast.unparse(node.func).startswith("tl.trans")
-    ):
-        node = node.value if isinstance(node, ast.Attribute) else node.args[0]
+    while True:
+        if isinstance(node, ast.Attribute):
+            node = node.value
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("tl.trans"):
+            node = node.args[0]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "reshape":
+            node = node.func.value
+        else:
+            break
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load"):
         return False
     return ast.unparse(node.func.value) != "tl"

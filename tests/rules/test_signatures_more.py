@@ -188,6 +188,18 @@ def test_two_blocks_share_an_sm_under_a_cap_of_registers():
     assert "second block could hide" in declined(seed("matmul"), "register cap")
 
 
+def test_the_host_describes_what_streams_and_programs_make_no_descriptor():
+    described = moved(seed("attention"), "tensor descriptors")
+    found = chain(described, "descriptors from the host", "masked blocks apart", "warp specialization")
+    source = found.source
+    assert source.count("TensorDescriptor.from_tensor(") == 2
+    assert "OWN_DESC=USE_DESC and WARP_SPECIALIZE" in source  # the block of queries, and only there
+    assert source.index("# EVOLVE-BLOCK-START") < source.index("import TensorDescriptor")
+    assert "makes no descriptor" in declined(source, "descriptors from the host")
+    assert "makes no descriptor" in declined(seed("attention"), "descriptors from the host")
+    assert "several tl.dot" in declined(seed("matmul"), "descriptors from the host")
+
+
 def test_queries_stay_in_registers_and_leave_room_for_a_third_block():
     source = moved(
         seed("attention"), "tensor descriptors", "scale in the exponent", "masked blocks apart", "register cap"
