@@ -1,6 +1,6 @@
 """Two runs on one budget in one picture: the best so far against GPU seconds and against steps.
 
-    python benchmarks/curves.py runs/h200-proof-matmul runs/h200-proof-matmul-best-of-n --out docs/curves.svg
+    python benchmarks/curves.py runs/h200-matmul runs/h200-matmul-best-of-n --out docs/curves.svg
 
 The strong line is the best that was confirmed, on fresh inputs and held-out sizes; the thin one is the best first
 figure, which is luck in part. Both curves end where the shorter run ended, so that neither has had more. Runs whose

@@ -1,6 +1,6 @@
 """A run's lineage as a picture: every step at its score, with the way to the best, and who was refused.
 
-python benchmarks/family_picture.py runs/h200-proof-attention --out docs/case-study.svg
+python benchmarks/family_picture.py runs/h200-attention --out docs/case-study.svg
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 No figure here is typed by hand, and none is left out for being small: what falls short is printed as it is. The README
 keeps what stands between `<!-- results -->` and `<!-- /results -->` for it. Runs are packed slim
-to runs/h200-proof-NAME.
+to runs/h200-NAME.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ import tarfile
 import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from evolve import lineage
+from evolve.journal import Journal
 from evolve.packing import pack
+from evolve.runs import is_run
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -36,6 +40,9 @@ RIVALS = {  # what people use, and how a table calls it
     "the fastest of each": "the fastest of each", "seed_tuned": "the tuned seed", "seed": "the plain seed",
     "dense": "SDPA on a dense cache (not in pairs)", "copy": "of the copy bandwidth",
 }  # fmt: skip
+
+
+SHORT = {"layernorm_residual": "layernorm", "matmul_gelu": "gelu", "paged_decode": "decode"}  # of the runs' names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +157,10 @@ def searched(row: Row, goal: Goal) -> tuple[Figure | None, str]:
     value, low, high = row["score"]
     figure = Figure(value=value, low=low, high=high)
     firm = "" if row["confirmed"] else ", not confirmed"
+    if row.get("leading"):
+        name, *ahead, _ = row["leading"]
+        more = Figure(value=ahead[0], low=ahead[1], high=ahead[2])
+        firm += f"; {more} confirmed for `{name}`, not promoted (docs/results.md says why)"
     return figure, f"{word(figure, goal.least)} on the {len(scored)} sizes searched{firm}"
 
 
@@ -174,13 +185,14 @@ def readme(rows: Sequence[Row]) -> str:
             figure, said = outcome(data, goal, row.get("dense") or {}) if data else searched(row, goal)
             beside = outcome(other, goal, {})[0] if other else None
             gain = mean(data, "seed_tuned") if data and not n else None
+            itself = bool(data and len(row["ancestry"]) == 1 and not n)
             cells = [
                 f"`{row['name']}`" if not n else "",
                 RIVALS[goal.rival] + {"mean": "", "each": ", least of all sizes"}.get(goal.where, f", {goal.where}"),
                 f"≥ {goal.least:g}",
                 f"{figure}, {said}" if figure else said,
                 str(beside) if beside else "–",
-                f"{gain.value:.2f} ×" if gain else "",
+                "it is the seed, tuned" if itself else f"{gain.value:.2f} ×" if gain else "",
                 f"{row['steps']}, {row['spent']['gpu_seconds'] / 60:.1f}" if not n else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -233,6 +245,10 @@ def _search(row: Row) -> Iterator[str]:
     yield ""
     for step, value, member, hypothesis in row["ancestry"]:
         yield f"- step {step}, {value:.3f}, by {member}: {hypothesis or 'the seed'}"
+    if row.get("leading"):
+        name, value, low, high, why = row["leading"]
+        yield ""
+        yield f"Confirmed at {value:.3f} [{low:.3f}, {high:.3f}] and not promoted: `{name}`, for {why}."
 
 
 def _table(data: Row, dense: Row | None) -> Iterator[str]:
@@ -286,7 +302,7 @@ def keep(folders: Sequence[Path], rows: Sequence[Row], runs: Path) -> None:
             found = next(
                 (f / row["run"] for f in reversed(folders) if (f / row["run"]).is_dir()), Path(place) / row["run"]
             )
-            to = runs / f"h200-proof-{row['name'].replace('_', '-')}"
+            to = runs / kept_as(row["name"])
             if found.is_dir():
                 shutil.rmtree(to, ignore_errors=True)
                 print(pack(found, to, slim=True).sentence())
@@ -295,6 +311,20 @@ def keep(folders: Sequence[Path], rows: Sequence[Row], runs: Path) -> None:
             if row.get("package", {}).get("name") and package.is_dir():
                 shutil.rmtree(runs / package.name, ignore_errors=True)
                 shutil.copytree(package, runs / package.name)
+
+
+def kept_as(name: str) -> str:
+    return f"h200-{SHORT.get(name, name)}"
+
+
+def leading(run: Path, row: dict[str, Any]) -> None:
+    """A candidate that was confirmed above the best and not promoted: its figure, and why."""
+    with closing(Journal.open(run)) as journal:
+        for found in lineage.top(journal, 5):
+            if found.candidate_id and found.confirmed and not found.beats and found.score > row["score"][0]:
+                why = journal.attempt(found.candidate_id).evaluation.evidence["time"]["promotion"]["why"]
+                row["leading"] = [found.candidate_id, found.score, found.score_low, found.score_high, why]
+                return
 
 
 def put(page: Path, block: str) -> None:
@@ -306,7 +336,7 @@ def put(page: Path, block: str) -> None:
 
 
 def pictures(runs: Path, docs: Path) -> None:
-    one, rival = runs / "h200-proof-matmul", runs / "h200-proof-matmul-best-of-n"
+    one, rival = runs / "h200-matmul", runs / "h200-matmul-best-of-n"
     if one.is_dir() and rival.is_dir():
         draw = [sys.executable, "benchmarks/curves.py", str(one), str(rival), "--out", str(docs / "best-of-n.svg")]
         subprocess.run(draw, cwd=ROOT, check=False)
@@ -318,6 +348,9 @@ def main() -> None:
     parser.add_argument("--no-runs", action="store_true", help="only the pages")
     order = parser.parse_args()
     rows = gathered(order.folders)
+    for row in rows:
+        for run in [f / row["run"] for f in order.folders if is_run(f / row["run"]) and "best" in row]:
+            leading(run, row)
     shown = [row for name in GOALS for row in rows if row["name"] == name]
     put(ROOT / "README.md", readme(shown))
     (ROOT / "docs" / "results.md").write_text(results(shown))
