@@ -10,6 +10,7 @@ import time
 import types
 
 import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 NAME = "NVIDIA H200"
 KERNELS = '''"""A matrix product whose kernel is Python on raw memory."""
@@ -44,6 +45,16 @@ def at(pointer, count, dtype=torch.float16):
     return torch.frombuffer((ctypes.c_uint8 * nbytes).from_address(int(pointer)), dtype=dtype)
 
 
+def pointer(value):
+    """Of a descriptor what Triton's launcher reads: its memory, shape and strides."""
+    if isinstance(value, TensorDescriptor):
+        assert list(value.strides)[-1] == 1
+        assert len(value.shape) == len(value.block_shape)
+        value = value.base
+        return value.data_ptr()
+    return value.data_ptr() if isinstance(value, torch.Tensor) else value
+
+
 class FakeKernel:
     """Stands where JITFunction does."""
 
@@ -67,7 +78,7 @@ class FakeKernel:
         space = {**self.function.__globals__, "at": at}
         function = types.FunctionType(self.function.__code__, space)
         with torch.utils._python_dispatch._disable_current_modes():
-            function(*(v.data_ptr() if isinstance(v, torch.Tensor) else v for v in values))
+            function(*map(pointer, values))
 
 
 class Compiled:

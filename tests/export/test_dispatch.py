@@ -92,6 +92,40 @@ def test_a_replay_reads_and_writes_the_tensors_of_its_own_call(gpu):
     assert second.data_ptr() != first.data_ptr()
 
 
+DESCRIPTOR = "from triton.tools.tensor_descriptor import TensorDescriptor"
+DESCRIBED = (
+    fake_cuda.KERNELS.replace("import torch\n", f"import torch\n{DESCRIPTOR}\n", 1)
+    .replace("        a, b, c, M, N, K,", "        of(a), of(b.T if b.stride(0) == 1 else b), of(c), M, N, K,")
+    .replace("def matmul(", "def of(x):\n    return TensorDescriptor.from_tensor(x, [8, 8])\n\n\ndef matmul(")
+)
+
+
+def test_descriptors_made_by_the_host_are_made_anew_for_each_replay(gpu, monkeypatch):
+    """Of other memory, with the shape and strides that the call's kind has."""
+    state = gpu(row(64, 32, 48), row(64, 64, 64))
+    host = state.dispatch._hosts
+    module = importlib.import_module(f"{state.module.__name__}.kernels")
+    exec(compile(DESCRIBED, module.__file__, "exec"), vars(module))
+    assert not host
+    for _ in range(3):
+        a, b = tensors()
+        out = state.call(a, b)
+        right(out, a, b)
+        assert state.call(a, b).data_ptr() != out.data_ptr()
+    assert ways() == ["looked up", *["replayed"] * 5]
+    into = torch.empty(64, 32, dtype=torch.float16)
+    for _ in range(2):
+        right(state.call(a, b, out=into), a, b)
+    own = fake_cuda.pointer
+
+    def asks_more(value):
+        return own(value if not hasattr(value, "block_shape") else value.base.device and value)
+
+    monkeypatch.setattr(fake_cuda, "pointer", asks_more)  # a launcher that ours would not do for
+    right(state.call(a, b), a, b)
+    assert ways()[-1] == "looked up"
+
+
 def test_inputs_that_share_memory_are_not_recorded_for_others(gpu):
     """`f(x, x)` must not leave behind a replay that reads x twice."""
     state = gpu(row(64, 64, 64))

@@ -162,7 +162,7 @@ class _Writer:
 
     def __init__(self, record, names, otherwise, alignment, written):
         self.record, self.names, self.alignment, self.written = record, names, alignment, sorted(written)
-        self.index = torch.cuda.current_device()
+        self.index, self.described = torch.cuda.current_device(), False
         hooks = triton.knobs.runtime
         self.space = {
             "empty_strided": torch.empty_strided,
@@ -171,6 +171,7 @@ class _Writer:
             "enter": hooks.launch_enter_hook.calls,
             "leave": hooks.launch_exit_hook.calls,
             "otherwise": otherwise,
+            "describe": _describe,
             "forward_ad": torch.autograd.forward_ad,
             "changed": torch._C._increment_version,
             "device": next(a.device for a in record.arguments if isinstance(a, torch.Tensor)),
@@ -210,6 +211,7 @@ class _Writer:
         ]
         exec("\n".join(lines), space)
         made = self._in_context(space[name]) if self.scratch else space[name]
+        made = self._careful(made) if self.described else made
 
         def elsewhere(*arguments):
             with torch.cuda.device(self.index):
@@ -254,7 +256,11 @@ class _Writer:
         if isinstance(value, torch.Tensor):
             return self._pointer(value, used)
         if isinstance(value, TensorDescriptor):
-            raise TypeError(name)  # it holds a tensor, and the launcher takes it apart anew each time
+            if self.written:
+                raise TypeError(name)  # see _careful
+            self.described = True
+            space[f"d{i}_{name}"] = {n: v for n, v in vars(value).items() if n != "base"}
+            return f"describe(d{i}_{name}, {self._pointer(value.base, used)})"
         key = f"c{i}_{name}"
         space[key] = value
         return key
@@ -283,6 +289,18 @@ class _Writer:
         values = [f"t{o}" if isinstance(o, int) else o for o in self.outputs] or ["None"]
         return f"({', '.join(values)},)" if isinstance(self.record.result, list | tuple) else values[0]
 
+    def _careful(self, function):
+        """A Triton whose launcher asks more of a descriptor than ours has gets real ones, each time."""
+        otherwise = self.space["otherwise"]
+
+        def replay(*arguments):
+            try:
+                return function(*arguments)
+            except (AttributeError, TypeError):
+                return otherwise(*arguments)
+
+        return replay
+
     def _in_context(self, function):
         context = contextvars.copy_context()
         context.run(triton.set_allocator, _allocate)
@@ -291,6 +309,25 @@ class _Writer:
             return context.copy().run(function, *arguments)
 
         return replay
+
+
+class _At:
+    """All that a launcher asks of a descriptor's tensor."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, at):
+        self.at = at
+
+    def data_ptr(self):
+        return self.at
+
+
+def _describe(facts, at):
+    """A descriptor of other memory, without the checks that the recorded one has passed."""
+    made = object.__new__(TensorDescriptor)
+    made.__dict__.update(facts, base=_At(at))
+    return made
 
 
 def _span(tensor):
