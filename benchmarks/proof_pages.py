@@ -193,7 +193,7 @@ def readme(rows: Sequence[Row]) -> str:
                 f"{figure}, {said}" if figure else said,
                 str(beside) if beside else "–",
                 "it is the seed, tuned" if itself else f"{gain.value:.2f} ×" if gain else "",
-                f"{row['steps']}, {row['spent']['gpu_seconds'] / 60:.1f}" if not n else "",
+                f"{row['spent']['steps']}, {row['spent']['gpu_seconds'] / 60:.1f}" if not n else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -230,7 +230,7 @@ def results(rows: Sequence[Row]) -> str:
 def _search(row: Row) -> Iterator[str]:
     spent = row["spent"]
     yield (
-        f"`{row['config']}`: {row['steps']} steps in {spent['sessions']} session{'s' * (spent['sessions'] > 1)}, "
+        f"`{row['config']}`: {spent['steps']} steps in {spent['sessions']} session{'s' * (spent['sessions'] > 1)}, "
         f"{spent['seconds'] / 60:.1f} minutes of search, {spent['gpu_seconds'] / 60:.1f} of the GPU's."
     )
     if "best" not in row:

@@ -35,7 +35,7 @@ def measured(cublas: float, second: float, tuned: float = 1.3) -> dict[str, Any]
 
 
 def summary(**more: Any) -> dict[str, Any]:
-    spent = {"gpu_seconds": 90.0, "seconds": 120.0, "sessions": 2}
+    spent = {"steps": 30, "gpu_seconds": 90.0, "seconds": 120.0, "sessions": 2}
     usual = {
         "name": "matmul", "config": "configs/proof/matmul.yaml", "run": "proof-matmul-1", "steps": 30, "spent": spent,
         "best": "00014-2f48d091", "confirmed": True, "score": [0.9, 0.89, 0.91],
