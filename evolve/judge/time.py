@@ -60,7 +60,9 @@ class Timer:
         foreigners: Sequence[str] = (),
         half_width: float = statistics.HALF_WIDTH,
         race: bool = True,
+        missing: str = "",
     ) -> Result:
+        """`missing` is an incumbent that could not be built again: without it beside them, nothing is promoted."""
         sampler = Sampler(
             problem=self.problem,
             variant=self.variant,
@@ -83,7 +85,7 @@ class Timer:
         if lost is not None:
             beats, word = False, _lost(lost)
         else:
-            beats, word = self._promotion(timed, rival, configurations, foreigners)
+            beats, word = self._promotion(timed, rival, configurations, foreigners, missing)
         evidence = {t.workload.name: t.evidence() for t in timed}
         evidence["promotion"] = {**word, "incumbent": rival.id if rival else None, "configurations": configurations}
         return Result(
@@ -126,10 +128,16 @@ class Timer:
         )
 
     def _promotion(
-        self, timed: Sequence[Timed], rival: Rival | None, configurations: int, foreigners: Sequence[str]
+        self,
+        timed: Sequence[Timed],
+        rival: Rival | None,
+        configurations: int,
+        foreigners: Sequence[str],
+        missing: str,
     ) -> tuple[bool, dict[str, Json]]:
         """Whether it is the new best, and why not."""
         bars = [f"other processes are on the GPU: {', '.join(foreigners)}"] if foreigners else []
+        bars += [f"the incumbent {missing} could not be built again to be timed beside it"] if missing else []
         bars += [
             f"{t.discarded:.0%} of the blocks of {t.workload.name} were discarded for heat or slowdown"
             for t in timed

@@ -123,6 +123,17 @@ def test_the_incumbent_is_timed_beside_it(device, tmp_path):
     assert timed.beats_incumbent
 
 
+def test_nothing_is_promoted_over_an_incumbent_that_cannot_be_built_again(device, tmp_path):
+    """Such as a resumed run's, whose plans are remembered nowhere: being fast is not being faster than it."""
+    gone = ready(device, "slower", tmp_path, step=21)
+    new = ready(device, "quick", tmp_path, step=22, incumbent=attempt(gone))
+    device.check(new)
+    timed = device.time(new)
+    assert not timed.beats_incumbent
+    why = timed.evidence["promotion"]["why"]
+    assert why == f"the incumbent {gone.job.candidate.id} could not be built again to be timed beside it"
+
+
 def test_who_loses_the_race_is_told_and_shown_as_timed_quickly_and_a_confirmation_never_is(device, tmp_path):
     old = ready(device, "honest", tmp_path, step=12)
     device.check(old)

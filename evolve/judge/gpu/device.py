@@ -162,6 +162,7 @@ class GpuDevice:
                 foreigners=foreigners,
                 half_width=statistics.HALF_WIDTH if confirming else statistics.enough(len(workloads)),
                 race=not confirming,
+                missing=self._missing(ready, rival),
             )
             self.count(1)
             self._judged += 1
@@ -211,6 +212,12 @@ class GpuDevice:
         )
 
     # --- incumbent, control ---
+
+    @staticmethod
+    def _missing(ready: Ready, rival: Rival | None) -> str:
+        incumbent = ready.job.incumbent
+        absent = rival is None and incumbent is not None and incumbent.id != ready.job.candidate.id
+        return incumbent.id if absent and incumbent is not None else ""
 
     def _rival(self, ready: Ready) -> Rival | None:
         incumbent = ready.job.incumbent
