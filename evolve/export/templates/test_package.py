@@ -64,8 +64,8 @@ def test_calls_that_nobody_verified_run_the_library():
     assert str(ours.value) == str(theirs.value)
 
 
-@needs_gpu
 @needs_rows
+@needs_gpu
 @KERNEL_ROWS
 def test_the_kernel_agrees_with_the_library(row):
     arguments = inputs(SPEC, row)
@@ -73,8 +73,8 @@ def test_the_kernel_agrees_with_the_library(row):
         near(answers(SPEC, FUNCTION, arguments), answers(SPEC, DISPATCH.LIBRARY, arguments))
 
 
-@needs_gpu
 @needs_rows
+@needs_gpu
 @KERNEL_ROWS
 def test_in_a_cuda_graph(row):
     arguments = inputs(SPEC, row)
@@ -88,8 +88,8 @@ def test_in_a_cuda_graph(row):
     near(out, expected)
 
 
-@needs_gpu
 @needs_rows
+@needs_gpu
 @KERNEL_ROWS
 def test_compiled_in_one_graph(row):
     torch._dynamo.reset()  # each row is a compilation of its own, and torch counts them
