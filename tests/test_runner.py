@@ -268,7 +268,7 @@ def test_a_second_interrupt_stops_at_once(place: Any, until: Any) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_while_the_seed_is_judged(place: Any, number: int) -> None:
     path = place.config()
-    (place.folder / "seed.py").write_text("# fake: score=1.0 sleep=2\n")
+    (place.folder / "seed.py").write_text("# fake: score=1.0 sleep=6\n")
     process = place.start("run", "-c", path)
     while "Judging the seed" not in process.stdout.readline():
         assert process.poll() is None
