@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+# Started in the background of a shell, a process ignores SIGINT and so does every child: no test could interrupt one.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 FAKE_PROBLEM = Path(__file__).parent / "data/fake_problem.py"
 
 
