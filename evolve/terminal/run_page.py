@@ -87,7 +87,7 @@ def _climb(journal: Journal, console: Console, row: Row) -> None:
     seed = line[0] if line else row
     if seed.step != row.step and seed.passed and seed.ranking_key == row.ranking_key:
         times = f"{row.score / seed.score:.2f} times as fast as its seed at {seed.score:.3f}{words.modelled(row)}"
-        console.print(words.text(f"  {times}, in {len(line) - 1} changes"))
+        console.print(words.text(f"  {times}, in {len(line) - 1} change{'s' * (len(line) > 2)}"))
     rises, last = lineage.best_so_far(journal), journal.last_step()
     if len(rises) > 1:
         span = f"{rises[0].score:.3f} → {rises[-1].score:.3f}{words.modelled(row)}"
