@@ -18,10 +18,11 @@ import os
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from attempts import attempted
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = {
@@ -567,10 +568,7 @@ def main() -> None:
     whole: dict[str, Any] = {}
 
     def keep(name: str, work: Callable[[], dict[str, Any]]) -> None:
-        try:
-            whole[name] = work()
-        except Exception:  # the next part is not to suffer
-            whole[name] = {"failed": traceback.format_exc()[-1500:]}
+        whole[name] = attempted(work)
         (out / "all.json").write_text(json.dumps(whole, indent=1, default=str))
         print(f"== {name}: {json.dumps(whole[name], default=str)[:1500]}", flush=True)
 

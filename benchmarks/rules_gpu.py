@@ -18,10 +18,10 @@ import json
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import triton
+from attempts import attempted
 from rules_chain import ROOT, moved
 
 from evolve.rules import Applied
@@ -207,11 +208,12 @@ class Bench:
         best = self.best()
         candidate = Candidate(step=number, source=row.source, member="benchmark", kind="rule")
         job = Job(candidate=candidate, parent=best[0].evaluation if best else None, random_seeds=(1, 2, 3))
-        try:
+
+        def judged() -> dict[str, Any]:
             row.evaluation = self.backend.evaluate(job)
-            row.found = described(row.evaluation)
-        except Exception:
-            row.found = {"failed": traceback.format_exc()[-3000:]}
+            return described(row.evaluation)
+
+        row.found = attempted(judged)
 
     def all(self, wanted: Iterator[Row], width: int) -> None:
         running: dict[Future[None], Row] = {}
@@ -239,12 +241,12 @@ class Bench:
                 return
             candidate = Candidate(step=1000 + number, source=row.source, member="benchmark", kind="rule")
             job = Job(candidate=candidate, mode="confirm", parameters=row.evaluation.parameters, random_seeds=(4, 5, 6))
-            try:
-                evaluation = self.backend.evaluate(job)
-                row.confirmed = described(evaluation) | {"time": evaluation.evidence.get("time")}
-            except Exception:
-                row.confirmed = {"failed": traceback.format_exc()[-3000:]}
+            row.confirmed = attempted(partial(self._confirmed, job))
             self.write()
+
+    def _confirmed(self, job: Job) -> dict[str, Any]:
+        evaluation = self.backend.evaluate(job)
+        return described(evaluation) | {"time": evaluation.evidence.get("time")}
 
     def write(self) -> None:
         whole = {**self.facts, "rows": [row.written() for row in self.rows]}

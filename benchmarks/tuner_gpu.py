@@ -28,12 +28,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from attempts import attempted
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
@@ -331,11 +332,8 @@ def held_together(ours: Ours, theirs: Path) -> dict[str, Any]:
     if not theirs.exists():
         return {"failed": "autotune gave nothing; its log says why"}
     found = {"theirs": json.loads(theirs.read_text())}
-    try:
-        found["compared"] = ours.compared({name: row["best"] for name, row in found["theirs"].items()})
-    except Exception:  # the same
-        found["failed"] = traceback.format_exc()[-4000:]
-    return found
+    best = {name: row["best"] for name, row in found["theirs"].items()}
+    return found | attempted(lambda: {"compared": ours.compared(best)})
 
 
 def spaces(out: Path, work: Path, left: float) -> dict[str, Any]:
@@ -461,11 +459,8 @@ def main() -> None:
             results[name] = {"skipped": "no time was left"}
             continue
         began = time.monotonic()
-        try:
-            results[name] = deed()
-        except Exception:  # one part must not cost the others
-            results[name] = {"failed": traceback.format_exc()[-4000:]}
-            print(results[name]["failed"], flush=True)
+        results[name] = attempted(deed)
+        print(results[name].get("failed", ""), end="", flush=True)
         print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
         results["logs"] = {log.name: log.read_text(errors="replace")[-2000:] for log in work.glob("*.log")}
         results["logs"] = {name: text for name, text in results["logs"].items() if text.strip()}
