@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from evolve.errors import ProblemError
-from evolve.judge.fitness import untouched_gpu
+from evolve.judge.untouched import untouched_gpu
 from evolve.problem import Argument, Problem, TensorSpec, Variant
 from evolve.tuner import distance
 from evolve.types import Json, Scalar, Workload

@@ -72,8 +72,8 @@ def compare(
     references: Mapping[str, torch.Tensor] | None = None,
     rival: torch.Tensor | None = None,
 ) -> Finding:
-    """`references` are all outputs' references by name: `Ties` looks up the selected values there. `rival` is the
-    baseline's answer: a row that is hard for it is hard."""
+    """`references`, by output, are where `Ties` looks up the selected values. A row that is hard for `rival`, the
+    baseline's answer, is hard."""
     if out.shape != ref.shape:
         sentence = f"{name} has shape {list(out.shape)}; the reference has {list(ref.shape)}."
         return Finding(output=name, error=math.inf, bound=0.0, ratio=math.inf, sentence=sentence)
@@ -205,9 +205,8 @@ def _within_norm(
 
 def _over(errors: torch.Tensor, limit: float, theirs: torch.Tensor | None) -> float:
     """The worst of them over its limit."""
-    if theirs is None:
-        return float(errors.max()) / limit
-    return float((errors / (LIKE_BASELINE * theirs).nan_to_num().clamp_min(limit)).max())
+    own = torch.zeros_like(errors) if theirs is None else theirs.nan_to_num(posinf=0.0)
+    return float((errors / (LIKE_BASELINE * own).clamp_min(limit)).max())
 
 
 def _odd(name: str, bound: float, norms: _Norms) -> Finding:

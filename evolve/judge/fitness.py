@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
 from evolve.judge import compare, inputs
 from evolve.judge.interpret import reference_of
+from evolve.judge.untouched import untouched_gpu
 from evolve.problem import Baseline, Norm, Problem, TensorSpec, Variant
 from evolve.types import Workload
 
@@ -66,23 +67,6 @@ def examine(problem: Problem, variant: Variant, *, device: str = "cpu", random_s
     for name in [name for name in moving if name in unmoved]:
         sentence = f"the answer does not depend on {name}; is it passed to the reference?"
         yield Finding(what="inputs", state="wrong", sentence=sentence)
-
-
-@contextmanager
-def untouched_gpu() -> Iterator[None]:
-    """A problem's functions see no GPU. A library that they try on one would open a CUDA context in this process, which
-    holds hundreds of megabytes, and which the judge on that GPU rightly takes for somebody else's."""
-    cuda = cast("Any", torch.cuda)
-    before = cuda.is_available, cuda._lazy_init
-    cuda.is_available, cuda._lazy_init = (lambda: False), _no_cuda
-    try:
-        yield
-    finally:
-        cuda.is_available, cuda._lazy_init = before
-
-
-def _no_cuda() -> None:
-    raise RuntimeError("CUDA is not used here: what is examined on the CPU leaves the GPU to the judge")
 
 
 def _no_workloads(device: str) -> str:
